@@ -1,0 +1,1 @@
+"""Ready-made layers for `agent_runtime`, one per file."""
