@@ -1,0 +1,79 @@
+# Needs Python 3.11 or later with pip, make and git. Everything else is installed into .venv by the first target that needs it.
+
+VENV ?= .venv
+PYTHON ?= $(shell .ci/find-python)
+WORKERS ?= 2
+RUN = $(VENV)/bin/python -m
+SOURCES = agent_runtime middleware adapters tests examples benchmarks
+VERSIONS = 3.11 3.12 3.13
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all soak lint types docs bench format constraints clean
+
+help:  ## Show this list.
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "%-12s %s\n", $$1, $$2 }'
+
+demo: $(VENV)/.demo-installed  ## Watch an agent answer three questions about this project's docs.
+	$(VENV)/bin/agent-runtime demo
+
+test: $(VENV)/.dev-installed  ## Run all tests; core and middleware must be covered to the last branch.
+	$(RUN) coverage erase
+	$(RUN) coverage run -m pytest -n $(WORKERS)
+	$(RUN) coverage combine --quiet
+	$(RUN) coverage report
+
+test-all:  ## Run all tests on Python 3.11, 3.12 and 3.13, each in an environment of its own.
+	@for version in $(VERSIONS); do .ci/find-python $$version >/dev/null || missing=1; done; test -z "$$missing"
+	@set -e; for version in $(VERSIONS); do \
+		echo "===== Python $$version"; \
+		$(MAKE) --no-print-directory test VENV=.venv-$$version PYTHON="$$(.ci/find-python $$version)"; \
+	done
+
+soak: $(VENV)/.dev-installed  ## Run all tests with the full counts of faults, cancellations and random inputs.
+	AGENT_RUNTIME_SOAK=1 $(RUN) pytest -n $(WORKERS)
+
+lint: $(VENV)/.dev-installed  ## Check style and format.
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+
+types: $(VENV)/.dev-installed  ## Check types, twice: mypy and pyright, both strict.
+	$(RUN) mypy $(SOURCES)
+	$(RUN) pyright --pythonpath $(VENV)/bin/python
+
+docs: $(VENV)/.dev-installed  ## Build the documentation into site/; a warning is an error.
+	$(RUN) mkdocs build --strict --quiet
+
+bench: $(VENV)/.dev-installed  ## Measure each figure beside its limit and write the table in docs/.
+	$(RUN) benchmarks
+
+format: $(VENV)/.dev-installed  ## Sort imports, fix what can be fixed, format.
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+
+constraints: $(VENV)/.dev-installed  ## Write constraints.txt anew from pyproject.toml: newest versions, no addresses.
+	$(VENV)/bin/uv pip compile --quiet --universal --upgrade --python-version 3.11 --no-emit-index-url --no-annotate \
+		--no-header --all-extras --group dev --group docs --output-file constraints.txt pyproject.toml
+
+clean:  ## Remove everything that these targets made.
+	rm -rf .venv .venv-3.* build dist site .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.pip-installed:
+	@test -n "$(PYTHON)"
+	"$(PYTHON)" -m venv $(VENV)
+	$(RUN) pip install --quiet --upgrade pip
+	-$(RUN) pip install --quiet -c constraints.txt uv
+	@touch $@
+
+# uv is quick; where it cannot be had, or is not set up for the index that pip uses, pip does the same.
+install = $(RUN) uv pip install --quiet --python $(VENV)/bin/python -c constraints.txt $(1) || $(RUN) pip install --quiet -c constraints.txt $(1)
+
+$(VENV)/.demo-installed: pyproject.toml constraints.txt | $(VENV)/.pip-installed
+	$(call install,-e '.[all]')
+	@touch $@
+
+$(VENV)/.dev-installed: pyproject.toml constraints.txt | $(VENV)/.pip-installed
+	$(call install,--group dev --group docs -e '.[all$(comma)testing]')
+	@touch $@ $(VENV)/.demo-installed
+
+comma := ,
