@@ -1,0 +1,72 @@
+"""What a user gets who installs the distribution, and what `import agent_runtime` costs them in modules."""
+
+import subprocess
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+CORE_LIBRARIES = {"anyio", "msgspec", "opentelemetry-api", "pydantic", "typing-extensions"}
+PRINT_LOADED = """
+import sys
+before = set(sys.modules)
+import {module}
+print(*sorted(set(sys.modules) - before))
+"""
+
+
+def loaded_by(module: str) -> set[str]:
+    """The modules that a fresh interpreter has loaded after `import module`."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", PRINT_LOADED.format(module=module)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return set(done.stdout.split())
+
+
+def closure(names: set[str]) -> set[str]:
+    """`names` and everything that they need, without extras, in this environment."""
+    found: set[str] = set()
+    pending = set(names)
+    while pending:
+        name = pending.pop()
+        found.add(name)
+        requirements = (Requirement(text) for text in metadata.requires(name) or ())
+        needed = {
+            item.name.lower() for item in requirements if item.marker is None or item.marker.evaluate({"extra": ""})
+        }
+        pending |= needed - found
+    return found
+
+
+@pytest.mark.parametrize("package", ["agent_runtime", "agent_runtime_middleware", "agent_runtime_adapters"])
+def test_an_import_loads_the_core_libraries_and_nothing_else(package: str) -> None:
+    modules = loaded_by(package)
+    needed = closure(CORE_LIBRARIES)
+    allowed = {name for name, owners in metadata.packages_distributions().items() if needed & set(owners)}
+    tops = {module.partition(".")[0] for module in modules} - sys.stdlib_module_names
+    assert tops - allowed - {"agent_runtime", package} == set()
+    assert "opentelemetry.sdk" not in modules
+
+
+def test_the_core_installs_at_most_twelve_distributions() -> None:
+    assert len(closure(CORE_LIBRARIES)) + 1 <= 12
+
+
+def test_the_declared_dependencies_are_the_five_of_the_core() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert {Requirement(text).name for text in project["dependencies"]} == CORE_LIBRARIES
+
+
+def test_every_dependency_has_a_pin() -> None:
+    pinned = {Requirement(line).name for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines()}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    groups = [*project["project"]["optional-dependencies"].values(), *project["dependency-groups"].values()]
+    declared = {Requirement(text).name for texts in (project["project"]["dependencies"], *groups) for text in texts}
+    assert declared - {"onion-agent-runtime"} <= pinned
