@@ -41,7 +41,7 @@ types: $(VENV)/.dev-installed  ## Check types, twice: mypy and pyright, both str
 	$(RUN) pyright --pythonpath $(VENV)/bin/python
 
 docs: $(VENV)/.dev-installed  ## Build the documentation into site/; a warning is an error.
-	$(RUN) mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict --quiet
 
 bench: $(VENV)/.dev-installed  ## Measure each figure beside its limit and write the table in docs/.
 	$(RUN) benchmarks
