@@ -1,0 +1,475 @@
+"""What travels through the onion: the context of a run, its one mutable cell, and the requests of the inner stages."""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Generic, Protocol, TypedDict, TypeVar, overload
+
+import anyio
+import msgspec
+from typing_extensions import Unpack
+
+from agent_runtime.edge import Edge
+from agent_runtime.errors import AgentRuntimeError, ConfigurationError, InvalidInput, RuntimeClosed
+from agent_runtime.events import EventBus, SystemEvent
+from agent_runtime.limits import Limits
+from agent_runtime.stream import (
+    Emit,
+    ModelFinished,
+    ModelStarted,
+    Reset,
+    StreamEvent,
+    TextDelta,
+    ToolFinished,
+    ToolStarted,
+    drop,
+)
+from agent_runtime.types import (
+    NO_USAGE,
+    AgentResult,
+    Message,
+    ModelResponse,
+    Owner,
+    Principal,
+    RunStatus,
+    Secret,
+    ToolDefinition,
+    ToolResult,
+    Usage,
+)
+
+T = TypeVar("T")
+D = TypeVar("D")
+
+
+class StateKey(Generic[T]):
+    """A typed name for one value in `context.run.state`; two keys are equal only when they are the same object."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"StateKey({self.name!r})"
+
+
+class State:
+    """What layers of one run tell each other; gone when the run ends."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self) -> None:
+        self._values: dict[StateKey[Any], Any] = {}
+
+    def __getitem__(self, key: StateKey[T]) -> T:
+        value: T = self._values[key]
+        return value
+
+    def __setitem__(self, key: StateKey[T], value: T) -> None:
+        self._values[key] = value
+
+    def __contains__(self, key: StateKey[Any]) -> bool:
+        return key in self._values
+
+    @overload
+    def get(self, key: StateKey[T]) -> T | None: ...
+    @overload
+    def get(self, key: StateKey[T], default: D) -> T | D: ...
+    def get(self, key: StateKey[Any], default: object = None) -> object:
+        return self._values.get(key, default)
+
+
+class Handlers(msgspec.Struct, frozen=True, eq=False):
+    """A compiled pipeline: one handler per stage, and what the runtime asks about its layers."""
+
+    run: "Callable[[AgentContext], Awaitable[AgentResult]]"
+    model: "Callable[[ModelRequest], Awaitable[ModelResponse]]"
+    tool: "Callable[[ToolCall], Awaitable[ToolResult]]"
+    kinds: frozenset[str] = frozenset()
+    needs_chunks: bool = False
+
+
+class Run:
+    """The run's one mutable cell, seen by every layer at every stage.
+
+    Attributes:
+        run_id: Time-ordered and new for each execution.
+        status: Where the run stands.
+        usage: Live; failed attempts are included.
+        state: Typed values that layers share.
+        limits: The executor's limits.
+        handlers: The compiled pipeline that this run started with.
+        closed: True when nothing more may start in this run.
+        executions: How often the agent was started.
+        retries: Repeated model calls and repeated executions of the agent.
+        model_calls: Calls that reached a model client, failed ones included.
+        tool_calls: Calls that reached a tool.
+        trace_id: Set by a tracing layer.
+    """
+
+    __slots__ = (
+        "bus",
+        "closed",
+        "edge",
+        "executions",
+        "failure",
+        "handlers",
+        "limits",
+        "model_calls",
+        "principal",
+        "retries",
+        "run_id",
+        "scope",
+        "sequence",
+        "started",
+        "state",
+        "status",
+        "streaming",
+        "tool_calls",
+        "trace_id",
+        "usage",
+    )
+
+    def __init__(
+        self,
+        run_id: str,
+        *,
+        handlers: Handlers,
+        limits: Limits,
+        bus: EventBus | None,
+        edge: Edge,
+        scope: anyio.CancelScope,
+    ) -> None:
+        self.run_id = run_id
+        self.handlers = handlers
+        self.limits = limits
+        self.bus = bus
+        self.edge = edge
+        self.scope = scope
+        self.streaming = edge.listening or handlers.needs_chunks
+        self.status = RunStatus.CREATED
+        self.principal: Principal | None = None
+        self.usage: Usage = NO_USAGE
+        self.state = State()
+        self.closed = False
+        self.failure: Exception | None = None
+        self.executions = 0
+        self.retries = 0
+        self.model_calls = 0
+        self.tool_calls = 0
+        self.sequence = 0
+        self.started = time.perf_counter()
+        self.trace_id: str | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        """Only reached on the placeholder of a context that no executor has started."""
+        raise ConfigurationError(f"context.run.{name}: this context is not in a run; pass it to an executor first")
+
+    def authenticated(self, principal: Principal) -> None:
+        """Say who presented a credential that holds; a second principal in one run is a `ConfigurationError`."""
+        if self.principal is not None:
+            raise ConfigurationError(f"run {self.run_id!r} has a principal already; use one Auth layer, or principal=")
+        self.principal = principal
+
+    def refusal(self) -> AgentRuntimeError:
+        """Why nothing more may start in this run."""
+        return self.edge.gone or RuntimeClosed(f"run {self.run_id!r} has ended; nothing can be called in it any more")
+
+    def spend(self, usage: Usage) -> None:
+        """Add to the run's usage."""
+        self.usage = self.usage + usage if self.usage is not NO_USAGE else usage
+
+    def elapsed_ms(self) -> float:
+        """Milliseconds since the run was made."""
+        return (time.perf_counter() - self.started) * 1000.0
+
+    def __repr__(self) -> str:
+        return f"Run({self.run_id!r}, {self.status!s})"
+
+
+NO_RUN = Run.__new__(Run)
+
+
+class ContextChanges(TypedDict, total=False):
+    """What `AgentContext.replace` takes."""
+
+    agent_id: str
+    user_id: str
+    tenant_id: str | None
+    session_id: str | None
+    current_task: str
+    messages: tuple[Message, ...]
+    metadata: Mapping[str, Any]
+    credential: Secret | None
+    deadline: float
+    emit: Emit
+
+
+class AgentContext(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """What a run is asked to do, and for whom. Immutable: a layer passes on `context.replace(...)`. Never encoded.
+
+    Attributes:
+        agent_id: Which agent.
+        user_id: Whose run it is, 1–255 printable characters. Empty: the Auth layer must say.
+        tenant_id: The user's tenant, where there are tenants.
+        session_id: The conversation, `[A-Za-z0-9_-]{1,128}`; `None` for a run without memory.
+        current_task: What the user asks.
+        messages: The conversation before the task.
+        metadata: The caller's JSON values; copied and checked at entry, read-only for layers, never trusted.
+        credential: What the caller presents; the Auth layer takes it and removes it.
+        parent_run_id: The run that started this one.
+        depth: How many runs are above this one.
+        deadline: When the run must have ended, in `anyio.current_time()` seconds.
+        run: The run's mutable cell; set when the run starts.
+        emit: Pushes one stream event outwards; drops it in a plain run.
+    """
+
+    agent_id: str
+    current_task: str
+    user_id: str = ""
+    tenant_id: str | None = None
+    session_id: str | None = None
+    messages: tuple[Message, ...] = ()
+    metadata: Mapping[str, Any] = {}
+    credential: Secret | None = None
+    parent_run_id: str | None = None
+    depth: int = 0
+    created_ns: int = msgspec.field(default_factory=time.time_ns)
+    run_id: str = ""
+    deadline: float = float("inf")
+    run: Run = NO_RUN
+    emit: Emit = drop
+
+    @property
+    def created_at(self) -> datetime:
+        """When the context was made; aware, UTC."""
+        return datetime.fromtimestamp(self.created_ns / 1e9, UTC)
+
+    @property
+    def owner(self) -> Owner:
+        """Whose data this run may touch; `InvalidInput` while nobody has said who the user is."""
+        if not self.user_id:
+            raise InvalidInput("the context has no user_id: set it, pass principal=, or put an Auth layer outside")
+        return Owner(tenant_id=self.tenant_id, user_id=self.user_id)
+
+    def replace(self, **changes: Unpack[ContextChanges]) -> "AgentContext":
+        """Copy with the named fields changed; a wrong name is a `TypeError`. The caller's object stays as it was."""
+        return msgspec.structs.replace(self, **changes)
+
+    def child(self, agent_id: str, task: str, **changes: Unpack[ContextChanges]) -> "AgentContext":
+        """A context for a run inside this one: the same user and deadline, one level deeper, no session, no history."""
+        child = AgentContext(
+            agent_id=agent_id,
+            current_task=task,
+            user_id=self.user_id,
+            tenant_id=self.tenant_id,
+            parent_run_id=self.run_id or None,
+            depth=self.depth + 1,
+            deadline=self.deadline,
+        )
+        return child.replace(**changes) if changes else child
+
+    def can_restart(self, step: int = 0) -> bool:
+        """Whether text of model step `step` and later may be produced again: nothing of it has left the runtime yet."""
+        return self.run.edge.can_restart(step)
+
+    async def publish(self, event_type: str, **fields: Any) -> None:
+        """Publish a `SystemEvent` about this run; nothing is built when nobody listens."""
+        run = self.run
+        bus = run.bus
+        if bus is None or not bus.wants(event_type):
+            return
+        run.sequence += 1
+        await bus.publish(
+            SystemEvent(
+                event_type=event_type,
+                agent_id=self.agent_id,
+                user_id=self.user_id if run.principal is None else run.principal.subject,
+                session_id=self.session_id,
+                run_id=run.run_id,
+                sequence=run.sequence,
+                trace_id=run.trace_id,
+                **fields,
+            )
+        )
+
+    async def call_model(self, request: "ModelRequest", client: "LLMClient") -> ModelResponse:
+        """Call `client` through the model layers. A call that emitted no text has its text emitted as one piece."""
+        run = self.run
+        if run.closed:
+            raise run.refusal()
+        if not run.streaming:
+            return await run.handlers.model(msgspec.structs.replace(request, context=self, client=client))
+        emit = self.emit
+        step = request.step
+        spoke = False
+
+        def emit_and_note(event: StreamEvent) -> Awaitable[None]:
+            nonlocal spoke
+            kind = type(event)
+            if kind is TextDelta:
+                spoke = True
+            elif kind is Reset:
+                spoke = False
+            return emit(event)
+
+        await emit(ModelStarted(step=step))
+        bound = msgspec.structs.replace(request, context=self, client=client, emit=emit_and_note, stream=True)
+        response = await run.handlers.model(bound)
+        if not spoke and response.message.content:
+            await emit(TextDelta(text=response.message.content, step=step))
+        await emit(
+            ModelFinished(step=step, model=response.model, finish_reason=response.finish_reason, usage=response.usage)
+        )
+        return response
+
+    async def call_tool(self, call: "ToolCall", function: "ToolFunction") -> ToolResult:
+        """Call `function` through the tool layers."""
+        run = self.run
+        if run.closed:
+            raise run.refusal()
+        bound = msgspec.structs.replace(call, context=self, function=function)
+        if not run.streaming:
+            return await run.handlers.tool(bound)
+        await self.emit(ToolStarted(id=call.id, name=call.name))
+        try:
+            result = await run.handlers.tool(bound)
+        except Exception:
+            await self.emit(ToolFinished(id=call.id, name=call.name, is_error=True))
+            raise
+        await self.emit(ToolFinished(id=call.id, name=call.name, is_error=result.is_error))
+        return result
+
+    def __repr__(self) -> str:
+        return f"AgentContext(agent_id={self.agent_id!r}, session_id={self.session_id!r}, run_id={self.run_id!r})"
+
+
+class LLMClient(Protocol):
+    """A language model. One method; a client that only has `async generate(prompt, **params)` is accepted too."""
+
+    async def complete(self, request: "ModelRequest", /) -> ModelResponse:
+        """Return the whole answer; where `request.stream` is true, also push it in pieces through `request.emit`.
+
+        Raises `ProviderUnavailable`, `RateLimited`, `CallTimeout` or `RequestRejected`, the library's error as the
+        cause. Does not retry. Cancellation ends the upstream call.
+        """
+        ...
+
+
+class ToolFunction(Protocol):
+    """What runs at the core of the tool stage."""
+
+    async def __call__(self, call: "ToolCall", /) -> ToolResult: ...
+
+
+class _Unset:
+    """Stands where `call_model` and `call_tool` put the client and the function."""
+
+    async def complete(self, request: "ModelRequest", /) -> ModelResponse:
+        raise ConfigurationError("this request has no client: pass it to context.call_model(request, client)")
+
+    async def __call__(self, call: "ToolCall", /) -> ToolResult:
+        raise ConfigurationError("this call has no function: pass it to context.call_tool(call, function)")
+
+
+_UNSET = _Unset()
+_NO_CONTEXT = AgentContext(agent_id="", current_task="")
+
+
+class RequestChanges(TypedDict, total=False):
+    """What `ModelRequest.replace` takes."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[ToolDefinition, ...]
+    parameters: Mapping[str, Any]
+    attempt: int
+    emit: Emit
+    client: LLMClient
+
+
+class ModelRequest(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """One model call on its way in.
+
+    Attributes:
+        messages: All that the model reads, the system prompt first.
+        tools: What the model may call.
+        parameters: Provider parameters that are set: `model`, `temperature`, `max_tokens` …
+        step: Which model call of the run, from 0.
+        attempt: Which try of this step, from 1; the layer that retries numbers them.
+        stream: Whether pieces are wanted; true when a consumer or a layer with `needs_chunks` is there.
+        context: The run that asks.
+        emit: Takes the pieces; a layer replaces it to see or change them.
+        client: Who answers; a layer may replace it to ask another one.
+    """
+
+    messages: tuple[Message, ...]
+    tools: tuple[ToolDefinition, ...] = ()
+    parameters: Mapping[str, Any] = {}
+    step: int = 0
+    attempt: int = 1
+    stream: bool = False
+    context: AgentContext = _NO_CONTEXT
+    emit: Emit = drop
+    client: LLMClient = _UNSET
+
+    @property
+    def run(self) -> Run:
+        """The run that asks."""
+        return self.context.run
+
+    def can_restart(self) -> bool:
+        """Whether this step's text may be produced again: nothing of it has left the runtime yet."""
+        return self.context.can_restart(self.step)
+
+    def replace(self, **changes: Unpack[RequestChanges]) -> "ModelRequest":
+        """Copy with the named fields changed; a wrong name is a `TypeError`."""
+        return msgspec.structs.replace(self, **changes)
+
+    def __repr__(self) -> str:
+        return f"ModelRequest(step={self.step}, attempt={self.attempt}, {len(self.messages)} messages)"
+
+
+class CallChanges(TypedDict, total=False):
+    """What `ToolCall.replace` takes."""
+
+    arguments: Mapping[str, Any]
+    function: ToolFunction
+
+
+class ToolCall(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """One tool call on its way in.
+
+    Attributes:
+        id: The model's name for this call.
+        name: Which tool.
+        arguments: The decoded JSON object that the model wrote; not validated yet.
+        idempotency_key: Made from session, turn, step and call index: the same when the call is made again.
+        context: The run that asks.
+        function: What runs; a layer may replace it.
+    """
+
+    id: str
+    name: str
+    arguments: Mapping[str, Any] = {}
+    idempotency_key: str = ""
+    context: AgentContext = _NO_CONTEXT
+    function: ToolFunction = _UNSET
+
+    @property
+    def run(self) -> Run:
+        """The run that asks."""
+        return self.context.run
+
+    def replace(self, **changes: Unpack[CallChanges]) -> "ToolCall":
+        """Copy with the named fields changed; a wrong name is a `TypeError`."""
+        return msgspec.structs.replace(self, **changes)
+
+    def __repr__(self) -> str:
+        return f"ToolCall(id={self.id!r}, name={self.name!r})"
+
+
+class Agent(Protocol):
+    """Anything that answers a context. `stages` names the inner stages that it reaches ("model", "tool")."""
+
+    async def run(self, context: AgentContext, /) -> AgentResult | str: ...

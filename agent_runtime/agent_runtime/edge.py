@@ -1,0 +1,220 @@
+"""Where a run's events leave the runtime: nowhere, into the caller's own sink, or into a bounded channel."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Protocol
+
+import anyio
+
+from agent_runtime.errors import ConfigurationError, ConsumerGone
+from agent_runtime.limits import Limits
+from agent_runtime.stream import Emit, ReasoningDelta, Reset, StreamEvent, TextDelta, drop
+
+
+class Watch(Protocol):
+    """A clock that must stand still while the consumer is the slow one."""
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+
+class Edge:
+    """The edge of a plain run: nobody listens, everything is dropped, everything may be produced again.
+
+    Attributes:
+        listening: Whether there is a consumer.
+        spoke: Whether text was delivered that still stands.
+        stalled: Whether the consumer's own sink is busy with an event.
+        gone: Why the consumer takes no more.
+    """
+
+    listening = False
+    spoke = False
+    stalled = False
+    gone: ConsumerGone | None = None
+    emit: Emit = staticmethod(drop)
+
+    def can_restart(self, step: int) -> bool:
+        """Whether text of model step `step` and later may be produced again."""
+        return True
+
+    def watched_by(self, watch: Watch) -> AbstractContextManager[None]:
+        """Inside, `watch` stands still while a full buffer waits for its consumer."""
+        return nullcontext()
+
+    def lose(self, gone: ConsumerGone) -> ConsumerGone:
+        """The consumer went away: nothing more may start in the run, and every later emit gives `gone`."""
+        return gone
+
+
+PLAIN = Edge()
+
+
+class Delivery(Edge):
+    """What the two edges with a consumer share: the sequence, and what has been delivered.
+
+    A `Reset` is dropped when nothing of that step was delivered, delivered when `allow_reset`, and refused otherwise.
+    `sequence` counts the admitted events from 1.
+    """
+
+    listening = True
+
+    def __init__(self, *, allow_reset: bool) -> None:
+        self.on_gone: Callable[[], None] = _nothing
+        self.sequence = 0
+        self._allow_reset = allow_reset
+        self._delivered_step = -1
+
+    def can_restart(self, step: int) -> bool:
+        return self._allow_reset or self._delivered_step < step
+
+    def lose(self, gone: ConsumerGone) -> ConsumerGone:
+        if self.gone is None:
+            self.gone = gone
+            self.on_gone()
+        return self.gone
+
+    def admit(self, event: StreamEvent) -> bool:
+        """Note `event`; false when it is not to be delivered. Raises `ConsumerGone` once the consumer is gone."""
+        if self.gone is not None:
+            raise self.gone
+        if isinstance(event, (TextDelta, ReasoningDelta)):
+            self.spoke = self.spoke or isinstance(event, TextDelta)
+            self._delivered_step = max(self._delivered_step, event.step)
+        elif isinstance(event, Reset) and not self._reset(event):
+            return False
+        self.sequence += 1
+        return True
+
+    def _reset(self, event: Reset) -> bool:
+        if self._delivered_step < event.step:
+            return False
+        if not self._allow_reset:
+            raise ConfigurationError(
+                f"Reset(step={event.step}) after text of that step was delivered: ask can_restart() before a retry, "
+                "or open the stream with allow_reset=True"
+            )
+        self._delivered_step = event.step - 1
+        self.spoke = self._delivered_step >= 0
+        return True
+
+
+class Sink(Delivery):
+    """Pushes into the caller's own `send`, one event at a time.
+
+    A `send` that raises ends the run: it and every later emit give `ConsumerGone`, with that error as the cause.
+    """
+
+    def __init__(self, send: Emit, *, allow_reset: bool) -> None:
+        super().__init__(allow_reset=allow_reset)
+        self._send = send
+        self._free: anyio.Event | None = None
+        self.emit = self._emit
+
+    async def _emit(self, event: StreamEvent) -> None:
+        while self.stalled:
+            self._free = self._free or anyio.Event()
+            await self._free.wait()
+        if not self.admit(event):
+            return
+        self.stalled = True
+        try:
+            await self._send(event)
+        except Exception as error:
+            what = type(error).__name__
+            raise self.lose(ConsumerGone(f"the stream's receiver failed with {what}; the run was ended")) from error
+        finally:
+            self.stalled = False
+            if self._free is not None:
+                self._free.set()
+                self._free = None
+
+
+class Channel(Delivery):
+    """Hands events to a consumer in another task: a bounded queue, and one wake-up each way.
+
+    At most `limits.stream_events` events or `limits.stream_bytes` characters of text wait; then the producer waits, until
+    half of it is taken.
+    """
+
+    def __init__(self, limits: Limits, *, allow_reset: bool) -> None:
+        super().__init__(allow_reset=allow_reset)
+        self._max_events = limits.stream_events
+        self._max_size = limits.stream_bytes
+        self._events: deque[StreamEvent] = deque()
+        self._size = 0
+        self._item: anyio.Event | None = None
+        self._space: anyio.Event | None = None
+        self._ended = False
+        self._watches: list[Watch] = []
+        self.emit = self._emit
+
+    @contextmanager
+    def watched_by(self, watch: Watch) -> Iterator[None]:
+        self._watches.append(watch)
+        try:
+            yield
+        finally:
+            self._watches.remove(watch)
+
+    async def _emit(self, event: StreamEvent) -> None:
+        if not self.admit(event):
+            return
+        self._events.append(event)
+        self._size += _weight(event)
+        if self._item is not None:
+            self._item.set()
+            self._item = None
+        if len(self._events) >= self._max_events or self._size >= self._max_size:
+            await self._wait_for_space()
+
+    async def _wait_for_space(self) -> None:
+        self._space = self._space or anyio.Event()
+        for watch in self._watches:
+            watch.pause()
+        try:
+            await self._space.wait()
+        finally:
+            for watch in self._watches:
+                watch.resume()
+        if self.gone is not None:
+            raise self.gone
+
+    async def receive(self) -> StreamEvent | None:
+        """The next event; `None` after the last. Cancelled while it waits, it has taken nothing."""
+        while not self._events:
+            if self._ended:
+                return None
+            self._item = anyio.Event()
+            await self._item.wait()
+        event = self._events.popleft()
+        self._size -= _weight(event)
+        if self._space is not None and len(self._events) <= self._max_events // 2 and self._size <= self._max_size // 2:
+            self._space.set()
+            self._space = None
+        return event
+
+    def end(self) -> None:
+        """The producer is done: what waits can still be received."""
+        self._ended = True
+        if self._item is not None:
+            self._item.set()
+
+    def abandon(self) -> None:
+        """The consumer is gone: what waits is thrown away, and every later emit gives `ConsumerGone`."""
+        self.lose(ConsumerGone("the stream's consumer left before the end; the run was ended"))
+        self._events.clear()
+        self._size = 0
+        if self._space is not None:
+            self._space.set()
+            self._space = None
+
+
+def _nothing() -> None:
+    pass
+
+
+def _weight(event: StreamEvent) -> int:
+    return len(event.text) if isinstance(event, (TextDelta, ReasoningDelta)) else 0

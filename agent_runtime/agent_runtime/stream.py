@@ -1,0 +1,136 @@
+"""What a streamed run says, event by event: one versioned tagged union for stream, server, event log and replay."""
+
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+import msgspec
+
+from agent_runtime.errors import ErrorType
+from agent_runtime.types import NO_USAGE, ResultRecord, Usage, Value
+
+SCHEMA = 1
+
+
+class StreamItem(Value, tag_field="type", omit_defaults=True):
+    """Base of the events of a stream; `type` in the encoded form names the event."""
+
+
+class RunStarted(StreamItem, tag="run_started"):
+    """The run passed the entry checks; first event of every stream."""
+
+    run_id: str
+    agent_id: str
+
+
+class TextDelta(StreamItem, tag="text_delta"):
+    """The next piece of the answer's text, of model step `step` (from 0)."""
+
+    text: str
+    step: int = 0
+
+    def __repr__(self) -> str:
+        return f"TextDelta({len(self.text)} characters, step={self.step})"
+
+
+class ReasoningDelta(StreamItem, tag="reasoning_delta"):
+    """The next piece of the model's visible reasoning; not part of the answer."""
+
+    text: str
+    step: int = 0
+
+    def __repr__(self) -> str:
+        return f"ReasoningDelta({len(self.text)} characters, step={self.step})"
+
+
+class ModelStarted(StreamItem, tag="model_started"):
+    """A model call begins."""
+
+    step: int = 0
+
+
+class ModelFinished(StreamItem, tag="model_finished"):
+    """A model call gave its whole answer."""
+
+    step: int = 0
+    model: str | None = None
+    finish_reason: str | None = None
+    usage: Usage = NO_USAGE
+
+
+class ToolStarted(StreamItem, tag="tool_started"):
+    """A tool call begins."""
+
+    id: str
+    name: str
+
+
+class ToolFinished(StreamItem, tag="tool_finished"):
+    """A tool call ended; `is_error` when the model was told of a failure."""
+
+    id: str
+    name: str
+    is_error: bool = False
+
+
+class Reset(StreamItem, tag="reset"):
+    """Forget the text of step `step` and later: it is produced again."""
+
+    step: int = 0
+
+
+class Gap(StreamItem, tag="gap"):
+    """Events up to sequence `until` are gone; sent by a server that replays from a bounded log."""
+
+    until: int
+
+
+class RunCompleted(StreamItem, tag="run_completed"):
+    """The last event of a run that succeeded; `result` is authoritative."""
+
+    result: ResultRecord
+
+
+class RunFailed(StreamItem, tag="run_failed"):
+    """The last event of a run that failed; `error` is safe to show."""
+
+    error_type: ErrorType
+    error: str
+
+
+StreamEvent: TypeAlias = (
+    RunStarted
+    | TextDelta
+    | ReasoningDelta
+    | ModelStarted
+    | ModelFinished
+    | ToolStarted
+    | ToolFinished
+    | Reset
+    | Gap
+    | RunCompleted
+    | RunFailed
+)
+Emit: TypeAlias = Callable[[StreamEvent], Awaitable[None]]
+
+
+class Envelope(Value, forbid_unknown_fields=True):
+    """A stream event with its place: what is sent over a wire and kept in a log. `seq` counts from 1 in each run."""
+
+    schema: int = SCHEMA
+    run_id: str
+    seq: int
+    event: StreamEvent
+
+
+async def drop(event: StreamEvent) -> None:
+    """The `emit` of a run that nobody listens to."""
+
+
+def encode_event(envelope: Envelope) -> bytes:
+    """Encode for a wire or a log, as JSON."""
+    return msgspec.json.encode(envelope)
+
+
+def decode_event(data: bytes) -> Envelope:
+    """Decode what `encode_event` made; anything else is a `msgspec.DecodeError`."""
+    return msgspec.json.decode(data, type=Envelope)

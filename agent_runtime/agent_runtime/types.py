@@ -1,0 +1,286 @@
+"""The data that crosses a layer. Nothing here knows of runs, pipelines or executors."""
+
+from collections.abc import Mapping
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any, Literal, TypedDict
+
+import msgspec
+from typing_extensions import Unpack
+
+from agent_runtime.errors import AgentFailed, ErrorType
+
+Role = Literal["system", "user", "assistant", "tool"]
+ServedBy = Literal["agent", "cache", "layer"]
+
+
+class Value(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of plain values: immutable, compared by content, made by keyword."""
+
+
+class Secret:
+    """A credential that cannot leak by accident: `repr`, `str` and formatting give `***`; encoders refuse it."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """Return the text; call it where it is checked or sent, and nowhere else."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "***"
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __reduce__(self) -> str:
+        raise TypeError("a Secret is never copied into a stored or sent form")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Secret":
+        return self
+
+
+class Owner(Value):
+    """Whose data it is: a required argument of every store, cache, limiter and memory call."""
+
+    tenant_id: str | None
+    user_id: str
+
+
+class Principal(Value):
+    """Who presented a credential that holds. Made by the Auth layer, or by a host that has authenticated already."""
+
+    subject: str
+    tenant: str | None = None
+    scopes: frozenset[str] = frozenset()
+    claims: Mapping[str, Any] = {}
+
+    def __repr__(self) -> str:
+        return f"Principal(subject={self.subject!r}, tenant={self.tenant!r})"
+
+
+class Usage(Value, omit_defaults=True):
+    """What model calls cost. Tokens and requests are counts; `cost` is `None` where no price is known."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    requests: int = 0
+    cost: Decimal | None = None
+
+    def __add__(self, other: "Usage") -> "Usage":
+        """Sum; a cost known on one side only counts as that cost."""
+        return Usage(
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+            reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
+            requests=self.requests + other.requests,
+            cost=other.cost if self.cost is None else self.cost + (other.cost or 0),
+        )
+
+
+NO_USAGE = Usage()
+
+
+class FunctionCall(Value, omit_defaults=True):
+    """A model's wish to call a tool, as the model wrote it; `arguments` is JSON text and may be malformed."""
+
+    id: str
+    name: str
+    arguments: str = "{}"
+
+
+class Message(Value, omit_defaults=True):
+    """One turn of a conversation. A `tool` message answers the call named by `tool_call_id`."""
+
+    role: Role
+    content: str = ""
+    tool_calls: tuple[FunctionCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Message(role={self.role!r}, {len(self.content)} characters, {len(self.tool_calls)} tool calls)"
+
+
+class ToolDefinition(Value):
+    """A tool as a model sees it; `parameters` is a JSON schema of an object."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+
+
+class ToolResult(Value):
+    """What a tool call gave: text for the model."""
+
+    content: str
+    is_error: bool = False
+
+    def __repr__(self) -> str:
+        return f"ToolResult({len(self.content)} characters, is_error={self.is_error})"
+
+
+class ModelResponse(Value):
+    """What a model call gave. `message` has the role `assistant`; the text was emitted already when the call streamed."""
+
+    message: Message
+    usage: Usage = NO_USAGE
+    finish_reason: str = "stop"
+    model: str | None = None
+
+    @classmethod
+    def of(cls, text: str, **fields: Any) -> "ModelResponse":
+        """Wrap plain text as an assistant's answer."""
+        return cls(message=Message(role="assistant", content=text), **fields)
+
+    @property
+    def text(self) -> str:
+        return self.message.content
+
+    def replace(self, **changes: Any) -> "ModelResponse":
+        """Copy with the named fields changed; a wrong name is a `TypeError`."""
+        return msgspec.structs.replace(self, **changes)
+
+
+class RunStatus(StrEnum):
+    """Where a run stands. CREATED → STARTING → RUNNING → one of the others, which are final."""
+
+    CREATED = "created"
+    STARTING = "starting"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    TIMEOUT = "timeout"
+
+
+class ResultChanges(TypedDict, total=False):
+    """What `AgentResult.replace` takes."""
+
+    success: bool
+    output: str
+    data: Any
+    error: str | None
+    error_type: ErrorType | None
+    error_details: Mapping[str, Any]
+    retryable: bool
+    retry_after: float | None
+    usage: Usage
+    messages: tuple[Message, ...]
+    model: str | None
+    finish_reason: str | None
+    execution_time_ms: float
+    attempts: int
+    served_by: ServedBy
+    run_id: str
+    trace_id: str | None
+    metadata: Mapping[str, Any]
+    exception: Exception | None
+
+
+class AgentResult(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """What a run gave. A carrier: it is never encoded, `to_record()` is.
+
+    Attributes:
+        success: False for a failure that the runtime knows; a bug is raised instead.
+        output: The answer's text.
+        data: Structured output, where the agent makes any.
+        error: What went wrong, safe to show to the caller.
+        error_type: One word of a stable vocabulary.
+        error_details: JSON values: limit, remaining, reset, field …
+        retryable: True when the same call may succeed later.
+        retry_after: Seconds from now.
+        usage: Everything spent in the run, failed attempts included.
+        messages: The messages that this run added to the conversation.
+        execution_time_ms: Wall time of the run.
+        attempts: 1 plus every repeated model call and repeated execution of the agent.
+        served_by: Who answered: the agent, a cache, or a layer that did not call the next.
+        exception: The error behind `error`, for code and logs.
+    """
+
+    success: bool = True
+    output: str = ""
+    data: Any = None
+    error: str | None = None
+    error_type: ErrorType | None = None
+    error_details: Mapping[str, Any] = {}
+    retryable: bool = False
+    retry_after: float | None = None
+    usage: Usage = NO_USAGE
+    messages: tuple[Message, ...] = ()
+    model: str | None = None
+    finish_reason: str | None = None
+    execution_time_ms: float = 0.0
+    attempts: int = 1
+    served_by: ServedBy = "agent"
+    run_id: str = ""
+    trace_id: str | None = None
+    metadata: Mapping[str, Any] = {}
+    exception: Exception | None = None
+
+    def replace(self, **changes: Unpack[ResultChanges]) -> "AgentResult":
+        """Copy with the named fields changed; a wrong name is a `TypeError`."""
+        return msgspec.structs.replace(self, **changes)
+
+    def unwrap(self) -> "AgentResult":
+        """Return this result, or raise the failure behind it."""
+        if self.success:
+            return self
+        raise self.exception or AgentFailed(self.error or "the agent failed without saying why", result=self)
+
+    def to_record(self) -> "ResultRecord":
+        """The part of this result that may be stored and sent."""
+        return ResultRecord(
+            success=self.success,
+            output=self.output,
+            error=self.error,
+            error_type=self.error_type,
+            error_details=dict(self.error_details),
+            retryable=self.retryable,
+            retry_after=self.retry_after,
+            usage=self.usage,
+            model=self.model,
+            finish_reason=self.finish_reason,
+            execution_time_ms=self.execution_time_ms,
+            attempts=self.attempts,
+            served_by=self.served_by,
+            run_id=self.run_id,
+            trace_id=self.trace_id,
+        )
+
+    def __repr__(self) -> str:
+        outcome = "success" if self.success else f"error_type={self.error_type!s}"
+        return f"AgentResult({outcome}, run_id={self.run_id!r}, {len(self.output)} characters)"
+
+
+class ResultRecord(Value, tag="result", forbid_unknown_fields=True, omit_defaults=True):
+    """A result as it is stored and sent: no exception, no state. `schema` is the version of this form."""
+
+    schema: int = 1
+    success: bool = True
+    output: str = ""
+    error: str | None = None
+    error_type: ErrorType | None = None
+    error_details: dict[str, Any] = {}
+    retryable: bool = False
+    retry_after: float | None = None
+    usage: Usage = NO_USAGE
+    model: str | None = None
+    finish_reason: str | None = None
+    execution_time_ms: float = 0.0
+    attempts: int = 1
+    served_by: ServedBy = "agent"
+    run_id: str = ""
+    trace_id: str | None = None
+
+    def __repr__(self) -> str:
+        return f"ResultRecord(success={self.success}, run_id={self.run_id!r})"
