@@ -12,7 +12,7 @@ settings.register_profile(
 settings.load_profile("soak" if os.environ.get("AGENT_RUNTIME_SOAK") == "1" else "default")
 
 
-@pytest.fixture(params=["asyncio", "trio"])
+@pytest.fixture(scope="module", params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     """Each async test runs once on each event loop."""
     return str(request.param)
