@@ -1,6 +1,7 @@
 """The ASGI of agents: one onion of middleware around any agent, for streamed and plain runs alike."""
 
 from agent_runtime.config import AgentConfig
+from agent_runtime.consumer import AgentStream, TextStream
 from agent_runtime.context import (
     Agent,
     AgentContext,
@@ -46,6 +47,7 @@ from agent_runtime.errors import (
     translate,
 )
 from agent_runtime.events import EventBus, EventType, SystemEvent, batched
+from agent_runtime.executor import AgentExecutor, reaches
 from agent_runtime.limits import Limits
 from agent_runtime.lint import Finding, LayerKind, Stage
 from agent_runtime.model_call import retry_model, watch_stream
@@ -95,9 +97,11 @@ __all__ = (
     "Agent",
     "AgentConfig",
     "AgentContext",
+    "AgentExecutor",
     "AgentFailed",
     "AgentResult",
     "AgentRuntimeError",
+    "AgentStream",
     "AuthenticationFailed",
     "BaseMiddleware",
     "CallNext",
@@ -157,6 +161,7 @@ __all__ = (
     "StreamEvent",
     "SystemEvent",
     "TextDelta",
+    "TextStream",
     "ToolCall",
     "ToolDefinition",
     "ToolFailed",
@@ -172,6 +177,7 @@ __all__ = (
     "encode_event",
     "error_type_of",
     "model_middleware",
+    "reaches",
     "retry_model",
     "safe_text",
     "tool_middleware",

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Generic, Protocol, TypedDict, TypeVar, overload
+from typing import Any, Generic, Protocol, TypeAlias, TypedDict, TypeVar, overload
 
 import anyio
 import msgspec
@@ -110,6 +110,7 @@ class Run:
 
     __slots__ = (
         "bus",
+        "cancel_requested",
         "closed",
         "edge",
         "executions",
@@ -153,6 +154,7 @@ class Run:
         self.usage: Usage = NO_USAGE
         self.state = State()
         self.closed = False
+        self.cancel_requested = False
         self.failure: Exception | None = None
         self.executions = 0
         self.retries = 0
@@ -162,7 +164,7 @@ class Run:
         self.started = time.perf_counter()
         self.trace_id: str | None = None
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         """Only reached on the placeholder of a context that no executor has started."""
         raise ConfigurationError(f"context.run.{name}: this context is not in a run; pass it to an executor first")
 
@@ -171,6 +173,16 @@ class Run:
         if self.principal is not None:
             raise ConfigurationError(f"run {self.run_id!r} has a principal already; use one Auth layer, or principal=")
         self.principal = principal
+
+    def cancel(self) -> None:
+        """End the run from inside: it comes back with `RunCancelled`."""
+        self.cancel_requested = True
+        self.scope.cancel()
+
+    def abort(self) -> None:
+        """End the run because its consumer is gone."""
+        self.closed = True
+        self.scope.cancel()
 
     def refusal(self) -> AgentRuntimeError:
         """Why nothing more may start in this run."""
@@ -473,3 +485,6 @@ class Agent(Protocol):
     """Anything that answers a context. `stages` names the inner stages that it reaches ("model", "tool")."""
 
     async def run(self, context: AgentContext, /) -> AgentResult | str: ...
+
+
+AgentFunction: TypeAlias = Callable[[AgentContext], Awaitable[AgentResult | str]]

@@ -4,7 +4,7 @@ from agent_runtime.errors import ConfigurationError
 from agent_runtime.types import Value
 
 
-class Limits(Value):
+class Limits(Value, kw_only=True):
     """What a run may take. Durations in seconds, sizes in bytes, the rest are counts; all are above zero.
 
     Attributes:

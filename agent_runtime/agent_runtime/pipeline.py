@@ -118,7 +118,7 @@ class Conditional:
             return True
 
 
-class _Slot(Value):
+class _Slot(Value, kw_only=True):
     """One layer at its place, with all the conditions it stands under."""
 
     name: str

@@ -1,0 +1,59 @@
+"""Many contexts through one executor, a few at a time."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import TypeAlias
+
+import anyio
+from anyio.streams.memory import MemoryObjectSendStream
+
+from agent_runtime.background import Background
+from agent_runtime.context import AgentContext
+from agent_runtime.errors import ConfigurationError, ErrorType, safe_text
+from agent_runtime.types import AgentResult
+
+Execute: TypeAlias = Callable[[AgentContext], Awaitable[AgentResult]]
+Item: TypeAlias = tuple[int, AgentResult]
+
+
+@asynccontextmanager
+async def as_completed(
+    execute: Execute, contexts: Iterable[AgentContext], *, max_concurrency: int
+) -> AsyncIterator[AsyncIterator[Item]]:
+    """Run `contexts`, at most `max_concurrency` at once; inside, iterate over `(index, result)` as they end.
+
+    A failed item is a failed result, a bug too (`error_type="internal"`, its exception attached); the others go on.
+    Leaving early cancels what still runs.
+    """
+    if max_concurrency < 1:
+        raise ConfigurationError(f"max_concurrency is {max_concurrency}; it must be at least 1")
+    items = list(contexts)
+    work = iter(enumerate(items))
+    send, receive = anyio.create_memory_object_stream[Item](max_concurrency)
+
+    async def worker(done: MemoryObjectSendStream[Item]) -> None:
+        async with done:
+            for index, context in work:
+                await done.send((index, await _isolated(execute, context)))
+
+    async with receive, Background() as background:
+        async with send:
+            for _ in range(min(max_concurrency, len(items))):
+                background.start(worker, send.clone())
+        yield receive
+
+
+async def in_order(execute: Execute, contexts: Iterable[AgentContext], *, max_concurrency: int) -> list[AgentResult]:
+    """The results of `contexts` in their order."""
+    async with as_completed(execute, contexts, max_concurrency=max_concurrency) as done:
+        results = [item async for item in done]
+    return [result for _, result in sorted(results, key=lambda item: item[0])]
+
+
+async def _isolated(execute: Execute, context: AgentContext) -> AgentResult:
+    try:
+        return await execute(context)
+    except Exception as error:  # noqa: BLE001 - a bug fails its own item only; it is in `exception`
+        return AgentResult(
+            success=False, error=safe_text(error), error_type=ErrorType.INTERNAL, exception=error, run_id=context.run_id
+        )

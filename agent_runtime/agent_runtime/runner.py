@@ -1,0 +1,340 @@
+"""The life of one run: how it starts, how it passes through the onion, and the few ways in which it can end."""
+
+import asyncio
+
+import anyio
+import msgspec
+
+from agent_runtime.context import AgentContext, AgentFunction, Handlers, Run
+from agent_runtime.edge import Edge
+from agent_runtime.entry import admit
+from agent_runtime.errors import (
+    AgentFailed,
+    AgentRuntimeError,
+    ConfigurationError,
+    ConsumerGone,
+    ErrorType,
+    InvalidInput,
+    PermissionDenied,
+    RunCancelled,
+    RuntimeClosed,
+    RunTimeout,
+    error_type_of,
+    safe_text,
+)
+from agent_runtime.events import EventBus, EventType
+from agent_runtime.ids import new_id
+from agent_runtime.limits import Limits
+from agent_runtime.lint import LayerKind
+from agent_runtime.model_call import complete, invoke
+from agent_runtime.pipeline import MiddlewarePipeline
+from agent_runtime.sessions import SessionManager
+from agent_runtime.stream import RunCompleted, RunFailed, RunStarted, StreamEvent, TextDelta
+from agent_runtime.types import NO_USAGE, AgentResult, Message, Principal, RunStatus, ServedBy
+
+_NOTHING = AgentResult(success=False)
+_LAST_WORDS = 2.0  # seconds in which the end of a run can be told, whatever cancels it
+
+
+class Runner:
+    """Takes contexts through one pipeline to one agent. All that changes during a run is in its `Run`."""
+
+    def __init__(
+        self,
+        answer: AgentFunction,
+        *,
+        agent_id: str,
+        pipeline: MiddlewarePipeline,
+        bus: EventBus | None,
+        sessions: SessionManager | None,
+        limits: Limits,
+        timeout: float,
+    ) -> None:
+        self.runs: dict[str, Run] = {}
+        self.closed = False
+        self.open = False
+        self._answer = answer
+        self._agent_id = agent_id
+        self._pipeline = pipeline
+        self._bus = bus
+        self._sessions = sessions
+        self._limits = limits
+        self._timeout = timeout
+        self._idle: anyio.Event | None = None
+        self.compile()
+
+    def compile(self) -> None:
+        """Bind the pipeline's layers around the three innermost handlers; runs in flight keep what they started with."""
+        self._version = self._pipeline.version
+        self._plain = self._pipeline.compile(self._innermost, complete, invoke)
+        self._observed = self._pipeline.compile(self._innermost, complete, invoke, observe=True)
+        self._needs_lifespan = bool(self._pipeline.resources())
+
+    async def run(self, context: AgentContext, principal: Principal | None, edge: Edge) -> AgentResult:
+        """Run `context`. A failure that the runtime knows comes back as a result, anything else is raised as it is."""
+        scope = anyio.CancelScope(deadline=min(context.deadline, anyio.current_time() + self._timeout))
+        run = Run(new_id(), handlers=self._handlers(), limits=self._limits, bus=self._bus, edge=edge, scope=scope)
+        if edge.listening:
+            edge.on_gone = run.abort
+        self.runs[run.run_id] = run
+        bound: AgentContext = msgspec.structs.replace(
+            context,
+            agent_id=context.agent_id or self._agent_id,
+            run_id=run.run_id,
+            run=run,
+            deadline=scope.deadline,
+            emit=edge.emit,
+        )
+        try:
+            result = _completed(run, await self._outcome(bound, principal, scope))
+        except Exception as error:
+            await _end(bound, RunStatus.FAILED, error, _NOTHING)
+            raise
+        except BaseException:
+            gone = RunCancelled(f"run {run.run_id!r} was cancelled by its caller")
+            await _end(bound, RunStatus.CANCELLED, gone, _NOTHING)
+            raise
+        else:
+            await _end(bound, _status(result.exception), result.exception, result)
+            return result
+        finally:
+            del self.runs[run.run_id]
+            if self._idle is not None and not self.runs:
+                self._idle.set()
+
+    async def drain(self, grace: float) -> None:
+        """Refuse new runs, give those in flight `grace` seconds, then cancel them and wait until the last has ended."""
+        self.closed = True
+        try:
+            with anyio.move_on_after(grace):
+                await self._all_ended()
+        finally:
+            for run in tuple(self.runs.values()):
+                run.cancel()
+            with anyio.move_on_after(_LAST_WORDS, shield=True):
+                await self._all_ended()
+
+    async def _all_ended(self) -> None:
+        while self.runs:
+            self._idle = anyio.Event()
+            await self._idle.wait()
+
+    def _handlers(self) -> Handlers:
+        if self._pipeline.version != self._version:
+            self.compile()
+        observed = self._bus is not None and self._bus.wants(EventType.MIDDLEWARE_EXECUTED)
+        return self._observed if observed else self._plain
+
+    async def _outcome(
+        self, context: AgentContext, principal: Principal | None, scope: anyio.CancelScope
+    ) -> AgentResult:
+        cancels = _native_cancels()
+        result: AgentResult | None = None
+        try:
+            with scope:
+                result = await self._pass(context, principal)
+            if result is None:
+                result = _failed(_cut_short(context))
+        except AgentRuntimeError as error:
+            result = _failed(_cut_short(context, error) if scope.cancel_called else error)
+        if _native_cancels() > cancels:
+            raise asyncio.CancelledError  # the caller's cancel reached this task, and something in the run swallowed it
+        return result
+
+    async def _pass(self, context: AgentContext, principal: Principal | None) -> AgentResult:
+        run = context.run
+        run.status = RunStatus.STARTING
+        context = self._admitted(context, principal)
+        if self._bus is not None:
+            await context.publish(EventType.AGENT_STARTED)
+        run.status = RunStatus.RUNNING
+        edge = run.edge
+        if edge.listening:
+            await context.emit(RunStarted(run_id=run.run_id, agent_id=context.agent_id))
+        result = await run.handlers.run(context)
+        if type(result) is not AgentResult:
+            raise TypeError(f"the outermost layer returned {type(result).__name__}, not AgentResult")
+        if not result.success:
+            raise AgentFailed(result.error or "a layer answered with success=False", result=result)
+        if edge.listening and not edge.spoke and result.output:
+            await context.emit(TextDelta(text=result.output))
+        return result
+
+    def _admitted(self, context: AgentContext, principal: Principal | None) -> AgentContext:
+        run = context.run
+        if self.closed:
+            raise RuntimeClosed("the executor is shut down and takes no more runs")
+        if self._needs_lifespan and not self.open:
+            raise ConfigurationError("a layer holds resources: run inside `async with executor:`")
+        if context.agent_id != self._agent_id:
+            raise InvalidInput(
+                f"this executor runs agent {self._agent_id!r}, the context asks for {context.agent_id!r}",
+                details={"field": "agent_id"},
+            )
+        if principal is not None:
+            run.authenticated(principal)
+        elif not context.user_id and LayerKind.AUTH not in run.handlers.kinds:
+            raise InvalidInput(
+                "the context has no user_id: set it, pass principal=, or add an Auth layer",
+                details={"field": "user_id"},
+            )
+        changes = admit(context, self._limits, principal)
+        return context.replace(**changes) if changes else context
+
+    async def _innermost(self, context: AgentContext) -> AgentResult:
+        run = context.run
+        if run.closed:
+            raise run.refusal()
+        run.executions += 1
+        if run.executions > 1:
+            run.retries += 1
+        try:
+            context = _entrusted(context)
+            if self._sessions is not None and context.session_id is not None:
+                return await self._in_session(context, self._sessions, context.session_id)
+            return _answered(await self._answer(context), run)
+        except Exception as error:
+            run.failure = error
+            raise
+
+    async def _in_session(self, context: AgentContext, sessions: SessionManager, session_id: str) -> AgentResult:
+        """Load the history, run, append; `SessionConflict` when somebody else appended in between."""
+        owner = context.owner
+        session = await sessions.open(session_id, owner=owner, agent_id=context.agent_id)
+        history = await sessions.messages(session_id, owner=owner, window=self._limits.history_messages)
+        answer = await self._answer(context.replace(messages=(*_whole_turns(history), *context.messages)))
+        result = _answered(answer, context.run)
+        task = Message(role="user", content=context.current_task)
+        new = result.messages or (Message(role="assistant", content=result.output),)
+        await sessions.append_messages(session_id, (task, *new), owner=owner, expected=session.message_count)
+        return result
+
+
+def _entrusted(context: AgentContext) -> AgentContext:
+    """The context as the agent gets it: whose it is has been settled, and no credential is left in it."""
+    principal = context.run.principal
+    if principal is not None and (context.user_id, context.tenant_id) != (principal.subject, principal.tenant):
+        raise PermissionDenied("a layer changed user_id or tenant_id after the principal was known")
+    if not context.user_id:
+        raise InvalidInput(
+            "no layer said who the user is; is the Auth layer conditional?", details={"field": "user_id"}
+        )
+    return context if context.credential is None else context.replace(credential=None)
+
+
+def _answered(answer: AgentResult | str, run: Run) -> AgentResult:
+    if isinstance(answer, str):
+        return AgentResult(output=answer)
+    if not isinstance(answer, AgentResult):
+        raise TypeError(f"the agent returned {type(answer).__name__}; it must return AgentResult or str")
+    if not answer.success:
+        raise AgentFailed(answer.error or "the agent failed without saying why", result=answer)
+    if run.model_calls == 0 and answer.usage is not NO_USAGE:
+        run.spend(answer.usage)
+    return answer
+
+
+def _whole_turns(history: tuple[Message, ...]) -> tuple[Message, ...]:
+    """`history` from its first user message on: a window may have cut a turn, and a tool's answer needs its call."""
+    for place, message in enumerate(history):
+        if message.role == "user":
+            return history[place:]
+    return ()
+
+
+def _cut_short(context: AgentContext, cause: BaseException | None = None) -> AgentRuntimeError:
+    """Why the run's own scope was cancelled."""
+    run = context.run
+    error: AgentRuntimeError
+    if run.edge.gone is not None:
+        error = run.edge.gone
+    elif run.cancel_requested:
+        error = RunCancelled(f"run {run.run_id!r} was cancelled")
+    else:
+        seconds = run.elapsed_ms() / 1000.0
+        error = RunTimeout(
+            f"run {run.run_id!r} passed its deadline after {seconds:.3g} s", details={"elapsed": seconds}
+        )
+    if cause is not error and error.__cause__ is None:
+        error.__cause__ = cause
+    return error
+
+
+def _failed(error: AgentRuntimeError) -> AgentResult:
+    if isinstance(error, AgentFailed) and isinstance(error.result, AgentResult):
+        result = error.result
+        return result.replace(error=str(error), error_type=result.error_type or ErrorType.AGENT, exception=error)
+    return AgentResult(
+        success=False,
+        error=str(error),
+        error_type=error.error_type,
+        error_details=error.details,
+        retryable=error.retryable,
+        retry_after=error.retry_after,
+        exception=error,
+    )
+
+
+def _completed(run: Run, result: AgentResult) -> AgentResult:
+    """`result` with what only the runtime knows."""
+    served_by: ServedBy = result.served_by
+    if run.executions == 0 and served_by == "agent":
+        served_by = "layer"
+    return result.replace(
+        usage=run.usage,
+        execution_time_ms=run.elapsed_ms(),
+        attempts=1 + run.retries,
+        served_by=served_by,
+        run_id=run.run_id,
+        trace_id=run.trace_id,
+    )
+
+
+def _status(error: Exception | None) -> RunStatus:
+    if error is None:
+        return RunStatus.COMPLETED
+    if isinstance(error, RunTimeout):
+        return RunStatus.TIMEOUT
+    return RunStatus.CANCELLED if isinstance(error, RunCancelled | ConsumerGone) else RunStatus.FAILED
+
+
+async def _end(context: AgentContext, status: RunStatus, error: Exception | None, result: AgentResult) -> None:
+    """Close the run and tell bus and stream, once; nothing can cut this short but its own time limit."""
+    run = context.run
+    run.closed = True
+    run.status = status
+    if run.bus is None and not run.edge.listening:
+        return
+    with anyio.CancelScope(deadline=anyio.current_time() + _LAST_WORDS, shield=True):
+        await context.publish(
+            _TOLD.get(status, EventType.ERROR_OCCURRED),
+            execution_time_ms=run.elapsed_ms(),
+            error_type=None if error is None else error_type_of(error),
+            error_message=None if error is None else safe_text(error),
+        )
+        if run.edge.gone is None:
+            await _last_event(context, error, result)
+
+
+_TOLD = {RunStatus.COMPLETED: EventType.AGENT_COMPLETED, RunStatus.CANCELLED: EventType.RUN_CANCELLED}
+
+
+async def _last_event(context: AgentContext, error: Exception | None, result: AgentResult) -> None:
+    last: StreamEvent
+    if error is None:
+        last = RunCompleted(result=result.to_record())
+    else:
+        last = RunFailed(error_type=error_type_of(error), error=safe_text(error))
+    try:
+        await context.emit(last)
+    except ConsumerGone:
+        pass  # the run has ended already, and there is nobody left to tell
+
+
+def _native_cancels() -> int:
+    """How often this task was cancelled, on asyncio; trio has no cancel that could be swallowed."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        return 0
+    return 0 if task is None else task.cancelling()
