@@ -18,7 +18,6 @@ class Producer:
 
     def __init__(self, run: Callable[[Channel], Awaitable[AgentResult]], channel: Channel) -> None:
         self.channel = channel
-        self.scope = anyio.CancelScope()
         self._run = run
         self._result: AgentResult | None = None
         self._error: BaseException | None = None
@@ -26,8 +25,7 @@ class Producer:
     async def produce(self) -> None:
         """Run to the end, whatever it is; what the run raises is kept for the consumer."""
         try:
-            with self.scope:
-                self._result = await self._run(self.channel)
+            self._result = await self._run(self.channel)
         except anyio.get_cancelled_exc_class():
             raise
         except BaseException as error:  # noqa: BLE001 - raised in the consumer's task by `next`
@@ -45,11 +43,6 @@ class Producer:
         if self._result is not None and not self._result.success:
             self._result.unwrap()
         raise StopAsyncIteration
-
-    def abandon(self) -> None:
-        """Cancel the run; safe to call again, and after its end."""
-        self.channel.abandon()
-        self.scope.cancel()
 
     @property
     def result(self) -> AgentResult:
@@ -90,17 +83,17 @@ class AgentStream:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         assert self._group is not None
-        self._producer.abandon()
+        self._producer.channel.abandon()
         # Without the body's exception, which the group would wrap in an exception group.
         await self._group.__aexit__(None, None, None)
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> StreamEvent:
+    def __anext__(self) -> Awaitable[StreamEvent]:
         if self._group is None:
             raise RuntimeError("open the stream first: `async with executor.stream(context) as stream:`")
-        return await self._producer.next()
+        return self._producer.next()
 
 
 class TextStream:
@@ -134,7 +127,7 @@ class TextStream:
 
     async def aclose(self) -> None:
         """Cancel the run. It cleans up in its own task."""
-        self._producer.abandon()
+        self._producer.channel.abandon()
 
     def __del__(self) -> None:
-        self._producer.abandon()
+        self._producer.channel.abandon()

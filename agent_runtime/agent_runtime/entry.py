@@ -22,7 +22,6 @@ def admit(context: AgentContext, limits: Limits, principal: Principal | None) ->
 
     Lone surrogates in text become U+FFFD; metadata is copied, and its copy is read-only.
     """
-    changes: ContextChanges = {}
     if context.depth > limits.depth:
         raise LimitExceeded(
             f"run depth {context.depth} is over the limit of {limits.depth} (Limits.depth)",
@@ -30,17 +29,12 @@ def admit(context: AgentContext, limits: Limits, principal: Principal | None) ->
         )
     if context.session_id is not None and _ID.fullmatch(context.session_id) is None:
         raise InvalidInput("session_id must match [A-Za-z0-9_-]{1,128}", details={"field": "session_id"})
-    if principal is not None:
-        changes.update(_identity(context, principal))
-    else:
-        _check_name("user_id", context.user_id)
-        if context.tenant_id is not None:
-            _check_name("tenant_id", context.tenant_id)
+    changes = _identity(context, principal)
     task = checked_text(context.current_task, limits, "current_task")
-    if task is not context.current_task:
-        changes["current_task"] = task
     if not task or task.isspace():
         raise InvalidInput("current_task is empty", details={"field": "current_task"})
+    if task is not context.current_task:
+        changes["current_task"] = task
     if context.messages:
         changes["messages"] = checked_messages(context.messages, limits)
     if context.metadata:
@@ -147,15 +141,19 @@ class _Budget:
             )
 
 
+def _identity(context: AgentContext, principal: Principal | None) -> ContextChanges:
+    if principal is None:
+        if context.user_id:
+            _check_name("user_id", context.user_id)
+        if context.tenant_id is not None:
+            _check_name("tenant_id", context.tenant_id)
+        return {}
+    _check_name("principal.subject", principal.subject)
+    if context.user_id not in ("", principal.subject) or context.tenant_id not in (None, principal.tenant):
+        raise PermissionDenied("the context names another user or tenant than the principal; leave both out")
+    return {"user_id": principal.subject, "tenant_id": principal.tenant}
+
+
 def _check_name(field: str, name: str) -> None:
     if not (0 < len(name) <= 255 and name.isprintable()):
         raise InvalidInput(f"{field} must be 1 to 255 printable characters", details={"field": field})
-
-
-def _identity(context: AgentContext, principal: Principal) -> ContextChanges:
-    if context.user_id not in ("", principal.subject) or context.tenant_id not in (None, principal.tenant):
-        raise PermissionDenied(
-            "the context names another user or tenant than the principal; leave user_id and tenant_id out"
-        )
-    _check_name("principal.subject", principal.subject)
-    return {"user_id": principal.subject, "tenant_id": principal.tenant}

@@ -10,7 +10,7 @@ from anyio.lowlevel import current_token
 
 from agent_runtime.agent import LLMAgent
 from agent_runtime.background import Background
-from agent_runtime.batch import Item, as_completed, in_order
+from agent_runtime.batch import Execute, Item, as_completed, in_order
 from agent_runtime.config import AgentConfig
 from agent_runtime.consumer import AgentStream, Producer, TextStream
 from agent_runtime.context import Agent, AgentContext, AgentFunction, Run
@@ -214,7 +214,7 @@ class AgentExecutor:
 
         return Producer(run, Channel(self.limits, allow_reset=allow_reset))
 
-    def _plain(self, principal: Principal | None) -> AgentFunction:
+    def _plain(self, principal: Principal | None) -> Execute:
         async def execute(context: AgentContext) -> AgentResult:
             return await self._runner.run(context, principal, PLAIN)
 

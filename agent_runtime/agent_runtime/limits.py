@@ -4,7 +4,7 @@ from agent_runtime.errors import ConfigurationError
 from agent_runtime.types import Value
 
 
-class Limits(Value, kw_only=True):
+class Limits(Value, frozen=True, kw_only=True):
     """What a run may take. Durations in seconds, sizes in bytes, the rest are counts; all are above zero.
 
     Attributes:
@@ -24,6 +24,7 @@ class Limits(Value, kw_only=True):
         history_messages: Messages handed to one run.
         history_bytes: The same as bytes of text, UTF-8.
         tool_result_bytes: What one tool call may give, UTF-8.
+        checkpoint_bytes: What one checkpoint holds, as JSON.
     """
 
     run: float = 60.0
@@ -42,6 +43,7 @@ class Limits(Value, kw_only=True):
     history_messages: int = 1_000
     history_bytes: int = 4 << 20
     tool_result_bytes: int = 1 << 20
+    checkpoint_bytes: int = 8 << 20
 
     def __post_init__(self) -> None:
         for field in self.__struct_fields__:

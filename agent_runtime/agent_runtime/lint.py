@@ -38,7 +38,7 @@ class LayerKind(StrEnum):
     OTHER = "other"
 
 
-class Finding(Value, kw_only=True):
+class Finding(Value, frozen=True, kw_only=True):
     """One unsafe thing in a pipeline: a stable `code`, what it is, why it matters, what to change."""
 
     code: str
@@ -54,7 +54,7 @@ class Finding(Value, kw_only=True):
         )
 
 
-class Rule(Value, kw_only=True):
+class Rule(Value, frozen=True, kw_only=True):
     """`outer` kinds must not stand outside `inner` kinds within one stage."""
 
     code: str
@@ -145,7 +145,7 @@ RULES = (
 )
 
 
-class Placed(Value, kw_only=True):
+class Placed(Value, frozen=True, kw_only=True):
     """A layer at its place in a stage: what the rules look at."""
 
     name: str

@@ -1,7 +1,7 @@
 """The onion: what a layer is, and how a list of layers becomes one handler per stage."""
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from time import perf_counter
 from typing import Any, ClassVar, Protocol, TypeAlias
 
@@ -73,31 +73,40 @@ class ToolLayer(Protocol):
 
 
 RunFunction: TypeAlias = Callable[[AgentContext, CallNext], Awaitable[AgentResult]]
-ModelFunction: TypeAlias = Callable[[ModelRequest, CallNext[ModelRequest, ModelResponse]], Awaitable[ModelResponse]]
-ToolLayerFunction: TypeAlias = Callable[[ToolCall, CallNext[ToolCall, ToolResult]], Awaitable[ToolResult]]
+ModelFunction: TypeAlias = Callable[
+    [ModelRequest, CallNext[ModelRequest, ModelResponse]], Coroutine[Any, Any, ModelResponse]
+]
+ToolLayerFunction: TypeAlias = Callable[[ToolCall, CallNext[ToolCall, ToolResult]], Coroutine[Any, Any, ToolResult]]
 
 
 class _FunctionLayer:
     """A function marked for one of the inner stages."""
 
-    def __init__(self, stage: Stage, function: Callable[..., Any]) -> None:
-        self.name = getattr(function, "__name__", type(function).__name__)
-        self.stage = stage
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.name = _name(function)
         self.function = function
+
+
+class _ModelFunctionLayer(_FunctionLayer):
+    def __init__(self, function: ModelFunction) -> None:
+        super().__init__(function)
+        self.process_model = function
+
+
+class _ToolFunctionLayer(_FunctionLayer):
+    def __init__(self, function: ToolLayerFunction) -> None:
+        super().__init__(function)
+        self.process_tool = function
 
 
 def model_middleware(function: ModelFunction) -> ModelLayer:
     """Mark an async function of `(request, call_next)` as a layer around each model call."""
-    layer: Any = _FunctionLayer(Stage.MODEL, function)
-    layer.process_model = function
-    return layer
+    return _ModelFunctionLayer(function)
 
 
 def tool_middleware(function: ToolLayerFunction) -> ToolLayer:
     """Mark an async function of `(call, call_next)` as a layer around each tool call."""
-    layer: Any = _FunctionLayer(Stage.TOOL, function)
-    layer.process_tool = function
-    return layer
+    return _ToolFunctionLayer(function)
 
 
 class Conditional:
@@ -118,7 +127,7 @@ class Conditional:
             return True
 
 
-class _Slot(Value, kw_only=True):
+class _Slot(Value, frozen=True, kw_only=True):
     """One layer at its place, with all the conditions it stands under."""
 
     name: str

@@ -74,8 +74,7 @@ class Runner:
         """Run `context`. A failure that the runtime knows comes back as a result, anything else is raised as it is."""
         scope = anyio.CancelScope(deadline=min(context.deadline, anyio.current_time() + self._timeout))
         run = Run(new_id(), handlers=self._handlers(), limits=self._limits, bus=self._bus, edge=edge, scope=scope)
-        if edge.listening:
-            edge.on_gone = run.abort
+        edge.end_with(run.abort)
         self.runs[run.run_id] = run
         bound: AgentContext = msgspec.structs.replace(
             context,
@@ -280,7 +279,8 @@ def _completed(run: Run, result: AgentResult) -> AgentResult:
     served_by: ServedBy = result.served_by
     if run.executions == 0 and served_by == "agent":
         served_by = "layer"
-    return result.replace(
+    completed: AgentResult = msgspec.structs.replace(
+        result,
         usage=run.usage,
         execution_time_ms=run.elapsed_ms(),
         attempts=1 + run.retries,
@@ -288,6 +288,7 @@ def _completed(run: Run, result: AgentResult) -> AgentResult:
         run_id=run.run_id,
         trace_id=run.trace_id,
     )
+    return completed
 
 
 def _status(error: Exception | None) -> RunStatus:

@@ -11,18 +11,18 @@ from agent_runtime.types import NO_USAGE, ResultRecord, Usage, Value
 SCHEMA = 1
 
 
-class StreamItem(Value, kw_only=True, tag_field="type", omit_defaults=True):
+class StreamItem(Value, frozen=True, kw_only=True, tag_field="type", omit_defaults=True):
     """Base of the events of a stream; `type` in the encoded form names the event."""
 
 
-class RunStarted(StreamItem, kw_only=True, tag="run_started"):
+class RunStarted(StreamItem, frozen=True, kw_only=True, tag="run_started"):
     """The run passed the entry checks; first event of every stream."""
 
     run_id: str
     agent_id: str
 
 
-class TextDelta(StreamItem, kw_only=True, tag="text_delta"):
+class TextDelta(StreamItem, frozen=True, kw_only=True, tag="text_delta"):
     """The next piece of the answer's text, of model step `step` (from 0)."""
 
     text: str
@@ -32,7 +32,7 @@ class TextDelta(StreamItem, kw_only=True, tag="text_delta"):
         return f"TextDelta({len(self.text)} characters, step={self.step})"
 
 
-class ReasoningDelta(StreamItem, kw_only=True, tag="reasoning_delta"):
+class ReasoningDelta(StreamItem, frozen=True, kw_only=True, tag="reasoning_delta"):
     """The next piece of the model's visible reasoning; not part of the answer."""
 
     text: str
@@ -42,13 +42,13 @@ class ReasoningDelta(StreamItem, kw_only=True, tag="reasoning_delta"):
         return f"ReasoningDelta({len(self.text)} characters, step={self.step})"
 
 
-class ModelStarted(StreamItem, kw_only=True, tag="model_started"):
+class ModelStarted(StreamItem, frozen=True, kw_only=True, tag="model_started"):
     """A model call begins."""
 
     step: int = 0
 
 
-class ModelFinished(StreamItem, kw_only=True, tag="model_finished"):
+class ModelFinished(StreamItem, frozen=True, kw_only=True, tag="model_finished"):
     """A model call gave its whole answer."""
 
     step: int = 0
@@ -57,14 +57,14 @@ class ModelFinished(StreamItem, kw_only=True, tag="model_finished"):
     usage: Usage = NO_USAGE
 
 
-class ToolStarted(StreamItem, kw_only=True, tag="tool_started"):
+class ToolStarted(StreamItem, frozen=True, kw_only=True, tag="tool_started"):
     """A tool call begins."""
 
     id: str
     name: str
 
 
-class ToolFinished(StreamItem, kw_only=True, tag="tool_finished"):
+class ToolFinished(StreamItem, frozen=True, kw_only=True, tag="tool_finished"):
     """A tool call ended; `is_error` when the model was told of a failure."""
 
     id: str
@@ -72,25 +72,25 @@ class ToolFinished(StreamItem, kw_only=True, tag="tool_finished"):
     is_error: bool = False
 
 
-class Reset(StreamItem, kw_only=True, tag="reset"):
+class Reset(StreamItem, frozen=True, kw_only=True, tag="reset"):
     """Forget the text of step `step` and later: it is produced again."""
 
     step: int = 0
 
 
-class Gap(StreamItem, kw_only=True, tag="gap"):
+class Gap(StreamItem, frozen=True, kw_only=True, tag="gap"):
     """Events up to sequence `until` are gone; sent by a server that replays from a bounded log."""
 
     until: int
 
 
-class RunCompleted(StreamItem, kw_only=True, tag="run_completed"):
+class RunCompleted(StreamItem, frozen=True, kw_only=True, tag="run_completed"):
     """The last event of a run that succeeded; `result` is authoritative."""
 
     result: ResultRecord
 
 
-class RunFailed(StreamItem, kw_only=True, tag="run_failed"):
+class RunFailed(StreamItem, frozen=True, kw_only=True, tag="run_failed"):
     """The last event of a run that failed; `error` is safe to show."""
 
     error_type: ErrorType
@@ -113,7 +113,7 @@ StreamEvent: TypeAlias = (
 Emit: TypeAlias = Callable[[StreamEvent], Awaitable[None]]
 
 
-class Envelope(Value, kw_only=True, forbid_unknown_fields=True):
+class Envelope(Value, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A stream event with its place: what is sent over a wire and kept in a log. `seq` counts from 1 in each run."""
 
     schema: int = SCHEMA

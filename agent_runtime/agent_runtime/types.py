@@ -46,14 +46,14 @@ class Secret:
         return self
 
 
-class Owner(Value, kw_only=True):
+class Owner(Value, frozen=True, kw_only=True):
     """Whose data it is: a required argument of every store, cache, limiter and memory call."""
 
     tenant_id: str | None
     user_id: str
 
 
-class Principal(Value, kw_only=True):
+class Principal(Value, frozen=True, kw_only=True):
     """Who presented a credential that holds. Made by the Auth layer, or by a host that has authenticated already."""
 
     subject: str
@@ -65,7 +65,7 @@ class Principal(Value, kw_only=True):
         return f"Principal(subject={self.subject!r}, tenant={self.tenant!r})"
 
 
-class Usage(Value, kw_only=True, omit_defaults=True):
+class Usage(Value, frozen=True, kw_only=True, omit_defaults=True):
     """What model calls cost. Tokens and requests are counts; `cost` is `None` where no price is known."""
 
     input_tokens: int = 0
@@ -90,7 +90,7 @@ class Usage(Value, kw_only=True, omit_defaults=True):
 NO_USAGE = Usage()
 
 
-class FunctionCall(Value, kw_only=True, omit_defaults=True):
+class FunctionCall(Value, frozen=True, kw_only=True, omit_defaults=True):
     """A model's wish to call a tool, as the model wrote it; `arguments` is JSON text and may be malformed."""
 
     id: str
@@ -98,7 +98,7 @@ class FunctionCall(Value, kw_only=True, omit_defaults=True):
     arguments: str = "{}"
 
 
-class Message(Value, kw_only=True, omit_defaults=True):
+class Message(Value, frozen=True, kw_only=True, omit_defaults=True):
     """One turn of a conversation. A `tool` message answers the call named by `tool_call_id`."""
 
     role: Role
@@ -111,7 +111,7 @@ class Message(Value, kw_only=True, omit_defaults=True):
         return f"Message(role={self.role!r}, {len(self.content)} characters, {len(self.tool_calls)} tool calls)"
 
 
-class ToolDefinition(Value, kw_only=True):
+class ToolDefinition(Value, frozen=True, kw_only=True):
     """A tool as a model sees it; `parameters` is a JSON schema of an object."""
 
     name: str
@@ -119,7 +119,7 @@ class ToolDefinition(Value, kw_only=True):
     parameters: Mapping[str, Any]
 
 
-class ToolResult(Value, kw_only=True):
+class ToolResult(Value, frozen=True, kw_only=True):
     """What a tool call gave: text for the model."""
 
     content: str
@@ -129,7 +129,7 @@ class ToolResult(Value, kw_only=True):
         return f"ToolResult({len(self.content)} characters, is_error={self.is_error})"
 
 
-class ModelResponse(Value, kw_only=True):
+class ModelResponse(Value, frozen=True, kw_only=True):
     """What a model call gave. `message` has the role `assistant`; the text was emitted already when the call streamed."""
 
     message: Message
@@ -262,7 +262,7 @@ class AgentResult(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         return f"AgentResult({outcome}, run_id={self.run_id!r}, {len(self.output)} characters)"
 
 
-class ResultRecord(Value, kw_only=True, tag="result", forbid_unknown_fields=True, omit_defaults=True):
+class ResultRecord(Value, frozen=True, kw_only=True, tag="result", forbid_unknown_fields=True, omit_defaults=True):
     """A result as it is stored and sent: no exception, no state. `schema` is the version of this form."""
 
     schema: int = 1
