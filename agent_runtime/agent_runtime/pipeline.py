@@ -1,7 +1,7 @@
 """The onion: what a layer is, and how a list of layers becomes one handler per stage."""
 
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from time import perf_counter
 from typing import Any, ClassVar, Protocol, TypeAlias
 
@@ -55,28 +55,26 @@ class BaseMiddleware:
 class RunLayer(Protocol):
     """Anything that works around the run."""
 
-    async def process(self, context: AgentContext, call_next: CallNext, /) -> AgentResult: ...
+    def process(self, context: AgentContext, call_next: CallNext, /) -> Awaitable[AgentResult]: ...
 
 
 class ModelLayer(Protocol):
     """Anything that works around each model call."""
 
-    async def process_model(
+    def process_model(
         self, request: ModelRequest, call_next: CallNext[ModelRequest, ModelResponse], /
-    ) -> ModelResponse: ...
+    ) -> Awaitable[ModelResponse]: ...
 
 
 class ToolLayer(Protocol):
     """Anything that works around each tool call."""
 
-    async def process_tool(self, call: ToolCall, call_next: CallNext[ToolCall, ToolResult], /) -> ToolResult: ...
+    def process_tool(self, call: ToolCall, call_next: CallNext[ToolCall, ToolResult], /) -> Awaitable[ToolResult]: ...
 
 
 RunFunction: TypeAlias = Callable[[AgentContext, CallNext], Awaitable[AgentResult]]
-ModelFunction: TypeAlias = Callable[
-    [ModelRequest, CallNext[ModelRequest, ModelResponse]], Coroutine[Any, Any, ModelResponse]
-]
-ToolLayerFunction: TypeAlias = Callable[[ToolCall, CallNext[ToolCall, ToolResult]], Coroutine[Any, Any, ToolResult]]
+ModelFunction: TypeAlias = Callable[[ModelRequest, CallNext[ModelRequest, ModelResponse]], Awaitable[ModelResponse]]
+ToolLayerFunction: TypeAlias = Callable[[ToolCall, CallNext[ToolCall, ToolResult]], Awaitable[ToolResult]]
 
 
 class _FunctionLayer:
@@ -296,8 +294,8 @@ def _name(layer: object) -> str:
 
 
 def _describe(slot: _Slot) -> str:
-    source = slot.layer.function if isinstance(slot.layer, _FunctionLayer) else slot.layer
-    home = source if hasattr(source, "__qualname__") else type(source)
+    source: Any = slot.layer.function if isinstance(slot.layer, _FunctionLayer) else slot.layer
+    home: Any = source if hasattr(source, "__qualname__") else type(source)
     inside = "".join(f", inside {name}" for name in slot.inside)
     return f"{slot.name} ({slot.kind}) from {home.__module__}.{home.__qualname__}{inside}"
 

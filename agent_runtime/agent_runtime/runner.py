@@ -151,7 +151,7 @@ class Runner:
         if edge.listening:
             await context.emit(RunStarted(run_id=run.run_id, agent_id=context.agent_id))
         result = await run.handlers.run(context)
-        if type(result) is not AgentResult:
+        if not isinstance(result, AgentResult):  # pyright: ignore[reportUnnecessaryIsInstance]  # layers are users' code
             raise TypeError(f"the outermost layer returned {type(result).__name__}, not AgentResult")
         if not result.success:
             raise AgentFailed(result.error or "a layer answered with success=False", result=result)
@@ -221,7 +221,7 @@ def _entrusted(context: AgentContext) -> AgentContext:
     return context if context.credential is None else context.replace(credential=None)
 
 
-def _answered(answer: AgentResult | str, run: Run) -> AgentResult:
+def _answered(answer: object, run: Run) -> AgentResult:
     if isinstance(answer, str):
         return AgentResult(output=answer)
     if not isinstance(answer, AgentResult):
