@@ -26,7 +26,8 @@ class Background:
 
     Entered, jobs live in a task group of the entering task. Not entered, they are asyncio tasks that this object
     holds on to; trio has no such tasks, there `start` needs `async with`. A job that raises is logged, its
-    exception is kept in `errors` (the last 100), and neither the caller nor another job notices.
+    exception is kept in `errors` (the last 100), and neither the caller nor another job notices. Where the entering
+    task is cancelled, jobs go on until it leaves.
     """
 
     def __init__(self) -> None:
@@ -59,7 +60,7 @@ class Background:
         self.check_loop()
         if self._group is None and not runs_on_asyncio():
             raise ConfigurationError("background work on trio needs its lifespan: use `async with`")
-        scope = anyio.CancelScope()
+        scope = anyio.CancelScope(shield=True)  # jobs are ended by `aclose`, after what is to be drained first
         self._jobs[scope] = on_end
         if self._group is not None:
             self._group.start_soon(self._run, scope, function, args, name=name)

@@ -135,6 +135,7 @@ class EventBus:
         self._limiter = anyio.CapacityLimiter(_THREADS)
         self._unparented = Background()
         self._entered: list[tuple[int, Background]] = []
+        self._users = 0  # entries that have not begun to exit
         self._closed = False
 
     async def subscribe(
@@ -227,8 +228,7 @@ class EventBus:
 
         Batches are handed over at once. Raises `RuntimeError` inside a handler, which would wait for itself.
         """
-        if current_subscription() in self._all():
-            raise RuntimeError("a handler cannot drain the bus that called it: it would wait for itself")
+        self._refuse_own_handlers()
         while busy := [subscription for subscription in self._all() if subscription.busy]:
             for subscription in busy:
                 await subscription.rest()
@@ -236,8 +236,9 @@ class EventBus:
     async def aclose(self) -> None:
         """Drain for at most `drain_timeout` seconds, also in a cancelled caller; then cancel handlers, drop the rest.
 
-        Idempotent. Handlers may publish until the bus is drained.
+        Idempotent. Handlers may publish until the bus is drained, and may not close it (`RuntimeError`).
         """
+        self._refuse_own_handlers()
         async with AsyncExitStack() as stack:  # each step is taken, whatever happens to those before it
             for background in (self._unparented, *(background for _, background in self._entered)):
                 stack.push_async_callback(background.aclose)
@@ -251,19 +252,25 @@ class EventBus:
         background = Background()
         await background.__aenter__()
         self._entered.append((anyio.get_current_task().id, background))
+        self._users += 1
         self._closed = False
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        background = self._leave()
+        # A task group is left by the task that entered it.
+        task = anyio.get_current_task().id
+        entry = next(entry for entry in reversed(self._entered) if entry[0] == task)
+        background = entry[1]
+        self._users -= 1
         try:
-            if not self._entered:
+            if not self._users:
                 await self.aclose()
             elif len(background):
                 await self._drain_in_time()
         finally:
+            self._entered.remove(entry)
             await background.__aexit__(None, None, None)
             for subscription in self._all():  # workers that ended here go on in another entry
                 if subscription.queue:
@@ -278,13 +285,6 @@ class EventBus:
     ) -> None:
         self._host.start(function, name=name, on_end=on_end)
 
-    def _leave(self) -> Background:
-        """Take out this task's latest entry: a task group is left by the task that entered it."""
-        task = anyio.get_current_task().id
-        entry = next(entry for entry in reversed(self._entered) if entry[0] == task)
-        self._entered.remove(entry)
-        return entry[1]
-
     def _close(self) -> None:
         self._closed = True
         self._unparented = Background()
@@ -294,6 +294,10 @@ class EventBus:
     async def _drain_in_time(self) -> None:
         with anyio.move_on_after(self._drain_timeout, shield=True):
             await self.drain()
+
+    def _refuse_own_handlers(self) -> None:
+        if current_subscription() in self._all():
+            raise RuntimeError("a handler cannot drain or close the bus that called it: it would wait for itself")
 
     def _all(self) -> list[Subscription[SystemEvent]]:
         return [subscription for _, subscription in self._subscriptions.values()]

@@ -194,7 +194,7 @@ class Subscription(Generic[T]):
 
     async def _work(self) -> None:
         _current.set(self)
-        while not self._retired:
+        while True:
             await checkpoint()
             for _ in range(_BURST):
                 if len(self.queue) < self._batch and not await self._wait():
@@ -267,13 +267,15 @@ class Subscription(Generic[T]):
         if self._thread_over is not None:
             await self._thread_over.wait()
         over = self._thread_over = anyio.Event()
-        outcome: list[object] = []
+        results: list[object] = []
         errors: list[Exception] = []
+
+        def call() -> None:
+            results.append(self._function(argument))
 
         async def occupy_thread() -> None:
             try:
-                result = await run_sync(self._function, argument, abandon_on_cancel=True, limiter=self._limiter)
-                outcome.append(result)
+                await run_sync(call, abandon_on_cancel=True, limiter=self._limiter)
             except Exception as error:  # noqa: BLE001 - raised again below, in the worker
                 errors.append(error)
 
@@ -281,7 +283,7 @@ class Subscription(Generic[T]):
         await over.wait()
         for error in errors:
             raise error
-        for result in outcome:
+        for result in results:
             if inspect.isawaitable(result):  # a lambda around an async function
                 await result
 
