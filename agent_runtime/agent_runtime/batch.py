@@ -1,6 +1,6 @@
 """Many contexts through one executor, a few at a time."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import TypeAlias
 
@@ -19,7 +19,7 @@ Item: TypeAlias = tuple[int, AgentResult]
 @asynccontextmanager
 async def as_completed(
     execute: Execute, contexts: Iterable[AgentContext], *, max_concurrency: int
-) -> AsyncIterator[AsyncIterator[Item]]:
+) -> AsyncGenerator[AsyncIterator[Item]]:
     """Run `contexts`, at most `max_concurrency` at once; inside, iterate over `(index, result)` as they end.
 
     A failed item is a failed result, a bug too (`error_type="internal"`, its exception attached); the others go on.

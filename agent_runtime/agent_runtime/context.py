@@ -80,7 +80,7 @@ class State:
         return self._values.get(key, default)
 
 
-class Handlers(msgspec.Struct, frozen=True, eq=False):
+class Handlers(msgspec.Struct, frozen=True, eq=False, weakref=True):
     """A compiled pipeline: one handler per stage, and what the runtime asks about its layers."""
 
     run: "Callable[[AgentContext], Awaitable[AgentResult]]"
@@ -269,18 +269,20 @@ class AgentContext(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         """Copy with the named fields changed; a wrong name is a `TypeError`. The caller's object stays as it was."""
         return msgspec.structs.replace(self, **changes)
 
-    def child(self, agent_id: str, task: str, **changes: Unpack[ContextChanges]) -> "AgentContext":
-        """A context for a run inside this one: the same user and deadline, one level deeper, no session, no history."""
-        child = AgentContext(
+    def child(self, agent_id: str, current_task: str) -> "AgentContext":
+        """A context for a run inside this one: the same user and deadline, one level deeper, no session, no history.
+
+        Run it with `principal=context.run.principal` where the other executor asks for one.
+        """
+        return AgentContext(
             agent_id=agent_id,
-            current_task=task,
+            current_task=current_task,
             user_id=self.user_id,
             tenant_id=self.tenant_id,
             parent_run_id=self.run_id or None,
             depth=self.depth + 1,
             deadline=self.deadline,
         )
-        return child.replace(**changes) if changes else child
 
     def can_restart(self, step: int = 0) -> bool:
         """Whether text of model step `step` and later may be produced again: nothing of it has left the runtime yet."""
@@ -306,13 +308,20 @@ class AgentContext(msgspec.Struct, frozen=True, kw_only=True, eq=False):
             )
         )
 
-    async def call_model(self, request: "ModelRequest", client: "LLMClient") -> ModelResponse:
-        """Call `client` through the model layers. A call that emitted no text has its text emitted as one piece."""
+    async def call_model(
+        self, request: "ModelRequest", client: "LLMClient", *, around: "AroundModel | None" = None
+    ) -> ModelResponse:
+        """Call `client` through the model layers. A call that emitted no text has its text emitted as one piece.
+
+        `around(request, call_next)` is one layer more, outside the others: `retry_model`, for instance.
+        """
         run = self.run
         if run.closed:
             raise run.refusal()
+        handler = run.handlers.model
         if not run.streaming:
-            return await run.handlers.model(msgspec.structs.replace(request, context=self, client=client))
+            bound = msgspec.structs.replace(request, context=self, client=client)
+            return await (handler(bound) if around is None else around(bound, handler))
         emit = self.emit
         step = request.step
         spoke = False
@@ -328,7 +337,7 @@ class AgentContext(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
         await emit(ModelStarted(step=step))
         bound = msgspec.structs.replace(request, context=self, client=client, emit=emit_and_note, stream=True)
-        response = await run.handlers.model(bound)
+        response = await (handler(bound) if around is None else around(bound, handler))
         if not spoke and response.message.content:
             await emit(TextDelta(text=response.message.content, step=step))
         await emit(
@@ -440,6 +449,10 @@ class ModelRequest(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     def __repr__(self) -> str:
         return f"ModelRequest(step={self.step}, attempt={self.attempt}, {len(self.messages)} messages)"
+
+
+CallModel: TypeAlias = Callable[[ModelRequest], Awaitable[ModelResponse]]
+AroundModel: TypeAlias = Callable[[ModelRequest, CallModel], Awaitable[ModelResponse]]
 
 
 class CallChanges(TypedDict, total=False):

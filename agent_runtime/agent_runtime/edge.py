@@ -1,7 +1,7 @@
 """Where a run's events leave the runtime: nowhere, into the caller's own sink, or into a bounded channel."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
@@ -69,7 +69,7 @@ class Delivery(Edge):
         self._abort: Callable[[], None] = _nothing
         self.sequence = 0
         self._allow_reset = allow_reset
-        self._delivered_step = -1
+        self._delivered_step: int = -1
 
     def can_restart(self, step: int) -> bool:
         return self._allow_reset or self._delivered_step < step
@@ -163,7 +163,7 @@ class Channel(Delivery):
         self.emit = self._emit
 
     @contextmanager
-    def watched_by(self, watch: Watch) -> Iterator[None]:
+    def watched_by(self, watch: Watch) -> Generator[None]:
         self._watches.append(watch)
         try:
             yield

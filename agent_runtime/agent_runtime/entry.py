@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -106,11 +106,12 @@ class _Budget:
         if value is None or isinstance(value, bool | int | float):
             return self._number(value, path)
         if isinstance(value, Mapping):
-            return MappingProxyType(
-                {self._key(k, path): self.copied(v, f"{path}.{k}", depth + 1) for k, v in value.items()}
-            )
+            items: Mapping[Any, Any] = value
+            copy = {self._key(key, path): self.copied(item, f"{path}.{key}", depth + 1) for key, item in items.items()}
+            return MappingProxyType(copy)
         if isinstance(value, list | tuple):
-            return tuple(self.copied(item, f"{path}[{place}]", depth + 1) for place, item in enumerate(value))
+            array: Sequence[Any] = value
+            return tuple(self.copied(item, f"{path}[{place}]", depth + 1) for place, item in enumerate(array))
         raise InvalidInput(f"{path} is {type(value).__name__}, which is no JSON value", details={"field": path})
 
     def _key(self, key: Any, path: str) -> str:

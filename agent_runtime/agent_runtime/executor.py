@@ -1,6 +1,6 @@
 """The public face of the runtime: what a user builds once and calls many times."""
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
@@ -192,7 +192,7 @@ class AgentExecutor:
                 await self._runner.drain(self.shutdown_grace)
 
     @asynccontextmanager
-    async def _opened(self) -> AsyncIterator[None]:
+    async def _opened(self) -> AsyncGenerator[None]:
         """Resources open inside, the outermost layer first; each is closed when it was opened here."""
         async with AsyncExitStack() as stack:
             for resource in self._resources():
