@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -106,11 +106,11 @@ class _Budget:
         if value is None or isinstance(value, bool | int | float):
             return self._number(value, path)
         if isinstance(value, Mapping):
-            items: Mapping[Any, Any] = value
+            items = cast("Mapping[Any, Any]", value)
             copy = {self._key(key, path): self.copied(item, f"{path}.{key}", depth + 1) for key, item in items.items()}
             return MappingProxyType(copy)
         if isinstance(value, list | tuple):
-            array: Sequence[Any] = value
+            array = cast("Sequence[Any]", value)
             return tuple(self.copied(item, f"{path}[{place}]", depth + 1) for place, item in enumerate(array))
         raise InvalidInput(f"{path} is {type(value).__name__}, which is no JSON value", details={"field": path})
 

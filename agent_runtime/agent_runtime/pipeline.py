@@ -294,10 +294,15 @@ def _name(layer: object) -> str:
 
 
 def _describe(slot: _Slot) -> str:
-    source: Any = slot.layer.function if isinstance(slot.layer, _FunctionLayer) else slot.layer
-    home: Any = source if hasattr(source, "__qualname__") else type(source)
+    source = slot.layer.function if isinstance(slot.layer, _FunctionLayer) else slot.layer
     inside = "".join(f", inside {name}" for name in slot.inside)
-    return f"{slot.name} ({slot.kind}) from {home.__module__}.{home.__qualname__}{inside}"
+    return f"{slot.name} ({slot.kind}) from {_origin(source)}{inside}"
+
+
+def _origin(thing: Any) -> str:
+    if not hasattr(thing, "__qualname__"):
+        return _origin(type(thing))
+    return f"{thing.__module__}.{thing.__qualname__}"
 
 
 def _slots(layer: Any, conditions: tuple[Conditional, ...], inside: tuple[str, ...]) -> Iterator[_Slot]:
