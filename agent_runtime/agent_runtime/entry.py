@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
@@ -101,18 +101,19 @@ class _Budget:
             raise LimitExceeded(
                 f"{path} is nested deeper than {limit} (Limits.metadata_depth)", details={"field": path, "limit": limit}
             )
-        if isinstance(value, str):
+        kind: type = type(value)  # isinstance() would narrow to containers of unknown types
+        if issubclass(kind, str):
             return self._text(value, path)
-        if value is None or isinstance(value, bool | int | float):
+        if value is None or issubclass(kind, int | float):
             return self._number(value, path)
-        if isinstance(value, Mapping):
-            items = cast("Mapping[Any, Any]", value)
+        if issubclass(kind, Mapping):
+            items: Mapping[Any, Any] = value
             copy = {self._key(key, path): self.copied(item, f"{path}.{key}", depth + 1) for key, item in items.items()}
             return MappingProxyType(copy)
-        if isinstance(value, list | tuple):
-            array = cast("Sequence[Any]", value)
+        if issubclass(kind, list | tuple):
+            array: Sequence[Any] = value
             return tuple(self.copied(item, f"{path}[{place}]", depth + 1) for place, item in enumerate(array))
-        raise InvalidInput(f"{path} is {type(value).__name__}, which is no JSON value", details={"field": path})
+        raise InvalidInput(f"{path} is {kind.__name__}, which is no JSON value", details={"field": path})
 
     def _key(self, key: Any, path: str) -> str:
         if not isinstance(key, str):
