@@ -46,7 +46,7 @@ from agent_runtime.errors import (
     safe_text,
     translate,
 )
-from agent_runtime.events import EventBus, EventType, SystemEvent, batched
+from agent_runtime.events import EventBus, EventHandler, EventType, SystemEvent, batched
 from agent_runtime.executor import AgentExecutor, reaches
 from agent_runtime.limits import Limits
 from agent_runtime.lint import Finding, LayerKind, Stage
@@ -78,6 +78,8 @@ from agent_runtime.stream import (
     decode_event,
     encode_event,
 )
+from agent_runtime.text import DeltaText, repair_text
+from agent_runtime.subscription import SubscriberStats
 from agent_runtime.types import (
     AgentResult,
     FunctionCall,
@@ -109,12 +111,14 @@ __all__ = (
     "ConfigurationError",
     "Conflict",
     "ConsumerGone",
+    "DeltaText",
     "Denied",
     "Emit",
     "Envelope",
     "ErrorKind",
     "ErrorType",
     "EventBus",
+    "EventHandler",
     "EventType",
     "Exhausted",
     "Finding",
@@ -159,6 +163,7 @@ __all__ = (
     "StateKey",
     "StoreUnavailable",
     "StreamEvent",
+    "SubscriberStats",
     "SystemEvent",
     "TextDelta",
     "TextStream",
@@ -178,6 +183,7 @@ __all__ = (
     "error_type_of",
     "model_middleware",
     "reaches",
+    "repair_text",
     "retry_model",
     "safe_text",
     "tool_middleware",
