@@ -101,7 +101,7 @@ class _Budget:
             raise LimitExceeded(
                 f"{path} is nested deeper than {limit} (Limits.metadata_depth)", details={"field": path, "limit": limit}
             )
-        kind: type[Any] = type(value)  # isinstance() would narrow to containers of unknown types
+        kind: Any = value.__class__  # isinstance() would narrow to containers of unknown types
         if issubclass(kind, str):
             return self._text(value, path)
         if value is None or issubclass(kind, int | float):
