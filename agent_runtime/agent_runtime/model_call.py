@@ -2,12 +2,11 @@
 
 import random
 import time
-from collections.abc import Awaitable, Callable
-from typing import TypeAlias
+from collections.abc import Awaitable
 
 import anyio
 
-from agent_runtime.context import ModelRequest, ToolCall
+from agent_runtime.context import CallModel, ModelRequest, ToolCall
 from agent_runtime.errors import (
     AgentRuntimeError,
     CallTimeout,
@@ -19,8 +18,6 @@ from agent_runtime.errors import (
 from agent_runtime.events import EventType
 from agent_runtime.stream import ReasoningDelta, Reset, StreamEvent, TextDelta
 from agent_runtime.types import ModelResponse, ToolResult, Usage
-
-CallModel: TypeAlias = Callable[[ModelRequest], Awaitable[ModelResponse]]
 
 
 async def complete(request: ModelRequest) -> ModelResponse:
@@ -178,18 +175,19 @@ async def retry_model(
     `retry_after`. It gives up at once when the wait would pass the run's deadline, and when text of this step has been
     delivered already; text that was emitted but not delivered is withdrawn with `Reset`.
     """
+    emit = request.emit
+    spoke = False
+
+    def emit_and_note(event: StreamEvent) -> Awaitable[None]:
+        nonlocal spoke
+        spoke = spoke or isinstance(event, (TextDelta, ReasoningDelta))
+        return emit(event)
+
+    tried = request.replace(emit=emit_and_note) if request.stream else request
     attempt = 1
     while True:
-        spoke = False
-        emit = request.emit
-
-        def emit_and_note(event: StreamEvent) -> Awaitable[None]:
-            nonlocal spoke
-            spoke = spoke or isinstance(event, (TextDelta, ReasoningDelta))
-            return emit(event)
-
         try:
-            return await call_next(request.replace(attempt=attempt, emit=emit_and_note if request.stream else emit))
+            return await call_next(tried if attempt == tried.attempt else tried.replace(attempt=attempt))
         except AgentRuntimeError as error:
             wait = random.uniform(0, min(max_delay, delay * 2 ** (attempt - 1)))
             wait = max(wait, error.retry_after or 0.0)
@@ -204,6 +202,7 @@ async def retry_model(
         await anyio.sleep(wait)
         if spoke:
             await emit(Reset(step=request.step))
+            spoke = False
         attempt += 1
 
 

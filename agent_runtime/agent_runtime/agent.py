@@ -1,0 +1,172 @@
+"""The built-in agent: messages, model, tools, model, until the model has answered."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, cast
+
+import anyio
+import msgspec
+
+from agent_runtime.config import AgentConfig
+from agent_runtime.context import AgentContext, LLMClient, ModelRequest, ToolCall
+from agent_runtime.errors import (
+    AgentRuntimeError,
+    ConfigurationError,
+    ConsumerGone,
+    LimitExceeded,
+    NotFound,
+    RunCancelled,
+)
+from agent_runtime.lint import LayerKind, Stage
+from agent_runtime.model_call import retry_model
+from agent_runtime.tools import Tool, parse_arguments
+from agent_runtime.types import AgentResult, FunctionCall, Message, ModelResponse, ToolResult
+
+_ENDS_THE_RUN = (LimitExceeded, ConsumerGone, RunCancelled, ConfigurationError)
+
+
+class LLMAgent:
+    """Asks the model, calls the tools that it wants, and asks again, until it wants none.
+
+    The model reads the system prompt, `context.messages` and the task; the result's `messages` are those that came after
+    the task. The calls of one answer run at once. An unknown tool, arguments that do not fit, and an error from a tool or
+    refused by a tool layer are told to the model; a limit, a wrong configuration, a cancelled run and a consumer that is
+    gone end the run, and so does a bug in a layer. A model call is retried as the config says, outside all model layers,
+    unless the pipeline has a retry layer.
+
+    Args:
+        client: An `LLMClient`, or anything with `async generate(prompt, **params)` that returns text or a
+            `ModelResponse`: it gets the task, or the whole conversation as a transcript when there is more, the config's
+            parameters, and `tools` when there are any.
+        tools: What the model may call; a plain function is made a tool of kind `"effect"`.
+
+    Raises `LimitExceeded` (finish reason `max_steps`) when the model still wants tools after `config.max_steps` or
+    `Limits.steps` calls.
+    """
+
+    def __init__(self, config: AgentConfig, client: Any, tools: Sequence[Tool | Callable[..., Any]] = ()) -> None:
+        self.config = config
+        self.client = client
+        self.tools = tuple(_tool(tool) for tool in tools)
+        self.name = config.name
+        self.stages = frozenset({Stage.MODEL, Stage.TOOL} if tools else {Stage.MODEL})
+        self._client = _llm_client(client)
+        self._by_name = {tool.name: tool for tool in self.tools}
+        if len(self._by_name) < len(self.tools):
+            raise ConfigurationError(f"agent {self.name!r} has two tools of one name: {[t.name for t in self.tools]}")
+        self._definitions = tuple(tool.definition for tool in self.tools)
+        self._parameters = config.parameters()
+        self._system = (Message(role="system", content=config.system_prompt),) if config.system_prompt else ()
+        self._retry = partial(retry_model, attempts=config.retry_attempts, delay=config.retry_delay)
+
+    async def run(self, context: AgentContext) -> AgentResult:
+        """Answer `context`. Cancelled, it has called nothing further; what tools did stays done."""
+        asked = (*self._system, *context.messages, Message(role="user", content=context.current_task))
+        new: tuple[Message, ...] = ()
+        steps = min(self.config.max_steps, context.run.limits.steps)
+        retry = None if LayerKind.RETRY in context.run.handlers.kinds else self._retry
+        for step in range(steps):
+            request = ModelRequest(
+                messages=asked + new, tools=self._definitions, parameters=self._parameters, step=step
+            )
+            response = await context.call_model(request, self._client, around=retry)
+            message = response.message
+            new += (message,)
+            if not message.tool_calls:
+                return AgentResult(
+                    output=message.content, messages=new, model=response.model, finish_reason=response.finish_reason
+                )
+            if step + 1 < steps:
+                new += await self._answers(context, message.tool_calls, step)
+        raise LimitExceeded(
+            f"agent {self.name!r} still wanted tools after {steps} model calls (AgentConfig.max_steps, Limits.steps)",
+            details={"limit": steps, "finish_reason": "max_steps"},
+        )
+
+    async def _answers(self, context: AgentContext, wanted: tuple[FunctionCall, ...], step: int) -> tuple[Message, ...]:
+        """What each of the calls gave, in their order."""
+        turn = 1 + sum(message.role == "user" for message in context.messages)
+        key = f"{context.session_id or context.run.run_id}:{turn}:{step}"
+        if len(wanted) == 1:
+            return (_message(wanted[0], await self._call(context, wanted[0], f"{key}:0")),)
+        results: dict[int, ToolResult] = {}
+        failures: list[BaseException] = []
+
+        async def call(index: int) -> None:
+            try:
+                results[index] = await self._call(context, wanted[index], f"{key}:{index}")
+            except anyio.get_cancelled_exc_class():
+                raise
+            except BaseException as error:  # noqa: BLE001 - raised below, where no group wraps it
+                failures.append(error)
+                group.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as group:
+            for index in range(len(wanted)):
+                group.start_soon(call, index)
+        if failures:
+            raise failures[0]
+        return tuple(_message(wanted[index], results[index]) for index in range(len(wanted)))
+
+    async def _call(self, context: AgentContext, wanted: FunctionCall, key: str) -> ToolResult:
+        try:
+            tool = self._by_name.get(wanted.name)
+            if tool is None:
+                known = ", ".join(self._by_name) or "none"
+                raise NotFound(f"there is no tool {wanted.name!r}; there are: {known}")
+            call = ToolCall(
+                id=wanted.id, name=wanted.name, arguments=parse_arguments(wanted.arguments), idempotency_key=key
+            )
+            return await context.call_tool(call, tool)
+        except _ENDS_THE_RUN:
+            raise
+        except AgentRuntimeError as error:
+            told = msgspec.json.encode({"error": str(error), "error_type": error.error_type})
+            return ToolResult(content=told.decode(), is_error=True)
+
+
+def _tool(tool: Any) -> Tool:
+    return cast(Tool, tool) if isinstance(tool, Tool) else Tool(tool)
+
+
+def _message(wanted: FunctionCall, result: ToolResult) -> Message:
+    return Message(role="tool", content=result.content, tool_call_id=wanted.id, name=wanted.name)
+
+
+class _TextClient:
+    """A client that only turns a prompt into text, as an `LLMClient`."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    async def complete(self, request: ModelRequest, /) -> ModelResponse:
+        parameters = {**request.parameters, "tools": request.tools} if request.tools else request.parameters
+        answer = await self._client.generate(_prompt(request.messages), **parameters)
+        if isinstance(answer, ModelResponse):
+            return answer
+        if not isinstance(answer, str):
+            raise TypeError(
+                f"{type(self._client).__name__}.generate returned {type(answer).__name__}, not str or ModelResponse"
+            )
+        return ModelResponse.of(answer)
+
+
+def _prompt(messages: tuple[Message, ...]) -> str:
+    if len(messages) == 1 and messages[0].role == "user":
+        return messages[0].content
+    return "\n\n".join(f"{message.role}: {message.content}" for message in messages)
+
+
+def _llm_client(client: Any) -> LLMClient:
+    for method, wrap in (("complete", None), ("generate", _TextClient)):
+        function = getattr(client, method, None)
+        if function is None:
+            continue
+        if not inspect.iscoroutinefunction(function):
+            raise ConfigurationError(f"{type(client).__name__}.{method} is not an `async def`")
+        llm_client: LLMClient = client if wrap is None else wrap(client)
+        return llm_client
+    raise ConfigurationError(
+        f"{client!r} is no client: it needs `async complete(request)` or `async generate(prompt, **params)`"
+    )
