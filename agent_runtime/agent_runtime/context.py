@@ -222,7 +222,7 @@ class AgentContext(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """What a run is asked to do, and for whom. Immutable: a layer passes on `context.replace(...)`. Never encoded.
 
     Attributes:
-        agent_id: Which agent.
+        agent_id: Which agent; empty: the executor's.
         user_id: Whose run it is, 1–255 printable characters. Empty: the Auth layer must say.
         tenant_id: The user's tenant, where there are tenants.
         session_id: The conversation, `[A-Za-z0-9_-]{1,128}`; `None` for a run without memory.
@@ -237,8 +237,8 @@ class AgentContext(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         emit: Pushes one stream event outwards; drops it in a plain run.
     """
 
-    agent_id: str
     current_task: str
+    agent_id: str = ""
     user_id: str = ""
     tenant_id: str | None = None
     session_id: str | None = None

@@ -33,7 +33,8 @@ class AgentExecutor:
     Args:
         agent: `async run(context) -> AgentResult | str`, or an async callable of the context. Or give `config`,
             `llm_client` and `tools` for the built-in agent.
-        agent_id: The name that contexts use, by default the agent's; a context for another agent is refused.
+        agent_id: The only agent that contexts may ask for. Left out, a context may name any, and the agent's own name is
+            filled in where it names none.
         middleware: Layers, the outermost first, or a `MiddlewarePipeline`.
         event_bus: Where the life of runs is told.
         session_manager: Where the conversations of contexts with a `session_id` are kept.
@@ -74,6 +75,7 @@ class AgentExecutor:
         self._runner = Runner(
             getattr(self.agent, "run", self.agent),
             agent_id=self.agent_id,
+            only_agent_id=agent_id is not None,
             pipeline=self.pipeline,
             bus=event_bus,
             sessions=session_manager,

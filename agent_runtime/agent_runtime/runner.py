@@ -44,6 +44,7 @@ class Runner:
         answer: AgentFunction,
         *,
         agent_id: str,
+        only_agent_id: bool,
         pipeline: MiddlewarePipeline,
         bus: EventBus | None,
         sessions: SessionManager | None,
@@ -55,6 +56,7 @@ class Runner:
         self.open = False
         self._answer = answer
         self._agent_id = agent_id
+        self._only_agent_id = only_agent_id
         self._pipeline = pipeline
         self._bus = bus
         self._sessions = sessions
@@ -165,7 +167,7 @@ class Runner:
             raise RuntimeClosed("the executor is shut down and takes no more runs")
         if self._needs_lifespan and not self.open:
             raise ConfigurationError("a layer holds resources: run inside `async with executor:`")
-        if context.agent_id != self._agent_id:
+        if self._only_agent_id and context.agent_id != self._agent_id:
             raise InvalidInput(
                 f"this executor runs agent {self._agent_id!r}, the context asks for {context.agent_id!r}",
                 details={"field": "agent_id"},
