@@ -314,6 +314,7 @@ async def _end(context: AgentContext, status: RunStatus, error: Exception | None
             execution_time_ms=run.elapsed_ms(),
             error_type=None if error is None else error_type_of(error),
             error_message=None if error is None else safe_text(error),
+            metadata={"served_by": result.served_by, "attempts": 1 + run.retries},
         )
         if run.edge.gone is None:
             await _last_event(context, error, result)
