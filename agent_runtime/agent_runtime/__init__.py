@@ -1,5 +1,6 @@
 """The ASGI of agents: one onion of middleware around any agent, for streamed and plain runs alike."""
 
+from agent_runtime.agent import LLMAgent
 from agent_runtime.config import AgentConfig
 from agent_runtime.consumer import AgentStream, TextStream
 from agent_runtime.context import (
@@ -21,6 +22,7 @@ from agent_runtime.errors import (
     ConfigurationError,
     Conflict,
     ConsumerGone,
+    CorruptRecord,
     Denied,
     ErrorKind,
     ErrorType,
@@ -50,6 +52,7 @@ from agent_runtime.events import EventBus, EventHandler, EventType, SystemEvent,
 from agent_runtime.executor import AgentExecutor, reaches
 from agent_runtime.limits import Limits
 from agent_runtime.lint import Finding, LayerKind, Stage
+from agent_runtime.memory import MemorySessionStore
 from agent_runtime.model_call import retry_model, watch_stream
 from agent_runtime.pipeline import (
     BaseMiddleware,
@@ -60,6 +63,18 @@ from agent_runtime.pipeline import (
     tool_middleware,
     when,
 )
+from agent_runtime.session_data import Checkpoint, Session
+from agent_runtime.session_store import (
+    ExpiredSession,
+    MessageBatch,
+    Refusal,
+    SessionFields,
+    SessionQuota,
+    SessionStore,
+    StoredCheckpoint,
+    StoredSession,
+)
+from agent_runtime.sessions import SessionManager
 from agent_runtime.stream import (
     Emit,
     Envelope,
@@ -78,8 +93,9 @@ from agent_runtime.stream import (
     decode_event,
     encode_event,
 )
-from agent_runtime.text import DeltaText, repair_text
 from agent_runtime.subscription import SubscriberStats
+from agent_runtime.text import DeltaText, repair_text
+from agent_runtime.tools import Tool, ToolKind, tool
 from agent_runtime.types import (
     AgentResult,
     FunctionCall,
@@ -108,9 +124,11 @@ __all__ = (
     "BaseMiddleware",
     "CallNext",
     "CallTimeout",
+    "Checkpoint",
     "ConfigurationError",
     "Conflict",
     "ConsumerGone",
+    "CorruptRecord",
     "DeltaText",
     "Denied",
     "Emit",
@@ -121,17 +139,21 @@ __all__ = (
     "EventHandler",
     "EventType",
     "Exhausted",
+    "ExpiredSession",
     "Finding",
     "FunctionCall",
     "Gap",
     "Invalid",
     "InvalidInput",
+    "LLMAgent",
     "LLMClient",
     "Layer",
     "LayerKind",
     "LimitExceeded",
     "Limits",
+    "MemorySessionStore",
     "Message",
+    "MessageBatch",
     "MiddlewarePipeline",
     "ModelFinished",
     "ModelRequest",
@@ -145,6 +167,7 @@ __all__ = (
     "ProviderUnavailable",
     "RateLimited",
     "ReasoningDelta",
+    "Refusal",
     "RequestRejected",
     "Reset",
     "ResultRecord",
@@ -157,21 +180,30 @@ __all__ = (
     "RunTimeout",
     "RuntimeClosed",
     "Secret",
+    "Session",
     "SessionConflict",
+    "SessionFields",
+    "SessionManager",
+    "SessionQuota",
+    "SessionStore",
     "Stage",
     "State",
     "StateKey",
     "StoreUnavailable",
+    "StoredCheckpoint",
+    "StoredSession",
     "StreamEvent",
     "SubscriberStats",
     "SystemEvent",
     "TextDelta",
     "TextStream",
+    "Tool",
     "ToolCall",
     "ToolDefinition",
     "ToolFailed",
     "ToolFinished",
     "ToolFunction",
+    "ToolKind",
     "ToolResult",
     "ToolStarted",
     "Unavailable",
@@ -186,6 +218,7 @@ __all__ = (
     "repair_text",
     "retry_model",
     "safe_text",
+    "tool",
     "tool_middleware",
     "translate",
     "watch_stream",

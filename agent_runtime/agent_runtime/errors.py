@@ -17,6 +17,7 @@ AgentRuntimeError                 `kind` says who can do something about it, `er
 │   ├── CallTimeout               one model call, tool or store operation took too long (also a TimeoutError)
 │   ├── ProviderUnavailable       the model provider is down, overloaded or broke off
 │   ├── StoreUnavailable          a store cannot be reached or does not answer
+│   ├── CorruptRecord             a stored record is damaged, or of a newer version
 │   └── RuntimeClosed             the executor or bus is shut down
 ├── Exhausted                     a limit is reached
 │   ├── RateLimited               too many requests or tokens in a time window
@@ -187,6 +188,13 @@ class StoreUnavailable(Unavailable):
     """A store cannot be reached or does not answer. Never used for "not found"."""
 
     error_type = ErrorType.STORE
+
+
+class CorruptRecord(Unavailable):
+    """A stored record is damaged, or was written by a newer version. It is neither skipped nor guessed at."""
+
+    error_type = ErrorType.STORE
+    retryable = False
 
 
 class RuntimeClosed(Unavailable):

@@ -1,0 +1,62 @@
+"""How a value becomes the bytes that a store keeps, and back: MessagePack in a frame that shows damage.
+
+A frame is magic (2 bytes), schema version (1), payload length (4), CRC-32 of version and payload (4), payload. Only
+declared types are decoded, so a stored record can never make code run.
+"""
+
+import struct
+import zlib
+from types import MappingProxyType
+from typing import TypeVar, cast
+
+import msgspec
+
+from agent_runtime.errors import CorruptRecord
+
+T = TypeVar("T")
+
+SCHEMA = 1
+_MAGIC = b"OR"
+_HEADER = struct.Struct(">2sBII")
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, MappingProxyType):
+        return dict(cast("MappingProxyType[str, object]", value))
+    raise TypeError(f"a {type(value).__name__} cannot be stored")
+
+
+_encode = msgspec.msgpack.Encoder(enc_hook=_plain).encode
+
+
+def encode_payload(value: object) -> bytes:
+    """Encode what the caller has checked, without a frame; what MessagePack cannot hold is a `TypeError`."""
+    return _encode(value)
+
+
+def frame(payload: bytes) -> bytes:
+    """Put the frame around an encoded value."""
+    return _HEADER.pack(_MAGIC, SCHEMA, len(payload), zlib.crc32(payload, SCHEMA)) + payload
+
+
+def encode_record(value: object) -> bytes:
+    """Encode and frame; see `encode_payload`."""
+    return frame(_encode(value))
+
+
+def decode_record(data: bytes, decoder: msgspec.msgpack.Decoder[T], what: str) -> T:
+    """Check the frame and decode its payload. Raises `CorruptRecord`, with `what` in the message."""
+    if len(data) < _HEADER.size:
+        raise CorruptRecord(f"{what} cannot be read: {len(data)} bytes are no record")
+    magic, schema, length, checksum = _HEADER.unpack_from(data)
+    if magic != _MAGIC:
+        raise CorruptRecord(f"{what} cannot be read: it does not start like a record")
+    if schema != SCHEMA:
+        raise CorruptRecord(f"{what} cannot be read: its schema is {schema}, and this version reads {SCHEMA}")
+    payload = data[_HEADER.size :]
+    if len(payload) != length or zlib.crc32(payload, schema) != checksum:
+        raise CorruptRecord(f"{what} is damaged: length or checksum is wrong")
+    try:
+        return decoder.decode(payload)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise CorruptRecord(f"{what} cannot be read: it is a record of something else") from error
