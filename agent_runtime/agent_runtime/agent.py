@@ -96,8 +96,6 @@ class LLMAgent:
         async def call(index: int) -> None:
             try:
                 results[index] = await self._call(context, wanted[index], f"{key}:{index}")
-            except anyio.get_cancelled_exc_class():
-                raise
             except BaseException as error:  # noqa: BLE001 - raised below, where no group wraps it
                 failures.append(error)
                 group.cancel_scope.cancel()

@@ -19,6 +19,8 @@ from agent_runtime.events import EventType
 from agent_runtime.stream import ReasoningDelta, Reset, StreamEvent, TextDelta
 from agent_runtime.types import ModelResponse, ToolResult, Usage
 
+ONE_REQUEST = Usage(requests=1)
+
 
 async def complete(request: ModelRequest) -> ModelResponse:
     """Ask the request's client, under the executor's limits, and account for it.
@@ -31,7 +33,9 @@ async def complete(request: ModelRequest) -> ModelResponse:
     run.model_calls += 1
     if request.attempt > 1:
         run.retries += 1
-    await context.publish(EventType.LLM_INVOCATION_START, metadata={"step": request.step, "attempt": request.attempt})
+    if run.bus is not None:
+        metadata = {"step": request.step, "attempt": request.attempt}
+        await context.publish(EventType.LLM_INVOCATION_START, metadata=metadata)
     started = time.perf_counter()
     pieces = 0
     try:
@@ -56,17 +60,22 @@ async def complete(request: ModelRequest) -> ModelResponse:
         if isinstance(error, Exception):
             run.failure = error
         raise
+    _account(request, response)
+    if run.bus is not None:
+        await context.publish(
+            EventType.LLM_INVOCATION_COMPLETE,
+            execution_time_ms=(time.perf_counter() - started) * 1000.0,
+            metadata={"step": request.step, "attempt": request.attempt, "model": response.model},
+        )
+    return response
+
+
+def _account(request: ModelRequest, response: ModelResponse) -> None:
     if not isinstance(response, ModelResponse):
         raise TypeError(
             f"{type(request.client).__name__}.complete returned {type(response).__name__}, not ModelResponse"
         )
-    run.spend(response.usage if response.usage.requests else response.usage + Usage(requests=1))
-    await context.publish(
-        EventType.LLM_INVOCATION_COMPLETE,
-        execution_time_ms=(time.perf_counter() - started) * 1000.0,
-        metadata={"step": request.step, "attempt": request.attempt, "model": response.model},
-    )
-    return response
+    request.run.spend(response.usage if response.usage.requests else ONE_REQUEST + response.usage)
 
 
 async def invoke(call: ToolCall) -> ToolResult:
@@ -79,7 +88,8 @@ async def invoke(call: ToolCall) -> ToolResult:
         raise LimitExceeded(
             f"run {run.run_id!r} made more than {limit} tool calls (Limits.tool_calls)", details={"limit": limit}
         )
-    await context.publish(EventType.TOOL_STARTED, metadata={"tool": call.name})
+    if run.bus is not None:
+        await context.publish(EventType.TOOL_STARTED, metadata={"tool": call.name})
     started = time.perf_counter()
     try:
         result = await _within_time(call)
@@ -89,7 +99,8 @@ async def invoke(call: ToolCall) -> ToolResult:
         raise
     if not isinstance(result, ToolResult):
         raise TypeError(f"tool {call.name!r} returned {type(result).__name__}, not ToolResult")
-    await _tool_ended(call, started, None)
+    if run.bus is not None:
+        await _tool_ended(call, started, None)
     return result
 
 

@@ -2,7 +2,6 @@
 
 import inspect
 import re
-import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, Literal, TypeAlias, get_args, overload
 from weakref import WeakKeyDictionary
@@ -13,6 +12,7 @@ from anyio.lowlevel import RunVar
 from pydantic import ValidationError
 from typing_extensions import ParamSpec, TypeVar
 
+from agent_runtime.background import cancel_requested
 from agent_runtime.context import Handlers, Run, ToolCall
 from agent_runtime.errors import AgentRuntimeError, ConfigurationError, InvalidInput, ToolFailed
 from agent_runtime.text import repair_text
@@ -21,7 +21,6 @@ from agent_runtime.types import ToolDefinition, ToolResult
 
 P = ParamSpec("P", default=...)
 R = TypeVar("R", default=Any)
-F = TypeVar("F", bound=Callable[..., Any])
 
 ToolKind: TypeAlias = Literal["pure", "idempotent", "effect"]
 """What a second call of a tool with the same arguments does: nothing at all, nothing new, or its effect once more."""
@@ -80,12 +79,13 @@ class Tool(Generic[P, R]):
         self._injected = parameters.injected
         self._is_async = inspect.iscoroutinefunction(function)
         self._run: Callable[..., Any] = function
-        self._abandoned = _Abandoned()
+        self._running: set[object] = set()  # calls in worker threads
+        self._awaited: set[object] = set()  # calls in worker threads that somebody waits for
 
     @property
     def abandoned(self) -> int:
         """How many threads still run for calls that were given up. At `Limits.tool_threads` the next call is refused."""
-        return len(self._abandoned.jobs)
+        return len(self._running - self._awaited)
 
     async def __call__(self, call: ToolCall, /) -> ToolResult:
         """Run the function with `call.arguments`.
@@ -102,6 +102,10 @@ class Tool(Generic[P, R]):
             text, size = _text(value)
         except AgentRuntimeError:
             raise
+        except anyio.get_cancelled_exc_class() as error:
+            if cancel_requested():
+                raise
+            raise ToolFailed(f"tool {self.name!r} awaited a task that was cancelled") from error
         except Exception as error:
             raise ToolFailed(f"tool {self.name!r} failed ({type(error).__name__})") from error
         limit = self.max_output_bytes or call.run.limits.tool_result_bytes
@@ -132,12 +136,21 @@ class Tool(Generic[P, R]):
                     f"tool {self.name!r} has {limit} calls that were given up and did not end (Limits.tool_threads)",
                     details={"limit": limit},
                 )
-            job = _Job(self._run, arguments, self._abandoned)
+            job = object()
+
+            def work() -> Any:
+                self._running.add(job)
+                try:
+                    return self._run(**arguments)
+                finally:
+                    self._running.discard(job)
+
+            self._awaited.add(job)
             try:
                 # The pool's place is free again when the call is given up, on every event loop: hence a limiter per call.
-                value = await anyio.to_thread.run_sync(job, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1))
+                value = await anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1))
             finally:
-                job.give_up()
+                self._awaited.discard(job)
         return await value if inspect.isawaitable(value) else value
 
     def __repr__(self) -> str:
@@ -174,44 +187,6 @@ def parse_arguments(text: str) -> dict[str, Any]:
         return _arguments.decode(text)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise InvalidInput(f"the arguments are not a JSON object: {error}") from error
-
-
-class _Abandoned:
-    """Jobs that run although nobody waits for them any more; shared by event loops and worker threads."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.jobs: set[_Job] = set()
-
-
-class _Job:
-    """One call of a sync function, made in a worker thread, where it goes on when the call is given up."""
-
-    def __init__(self, function: Callable[..., Any], arguments: dict[str, Any], abandoned: _Abandoned) -> None:
-        self._function = function
-        self._arguments = arguments
-        self._abandoned = abandoned
-        self._running = False
-        self._given_up = False
-
-    def __call__(self) -> Any:
-        with self._abandoned.lock:
-            if self._given_up:
-                return None
-            self._running = True
-        try:
-            return self._function(**self._arguments)
-        finally:
-            with self._abandoned.lock:
-                self._running = False
-                self._abandoned.jobs.discard(self)
-
-    def give_up(self) -> None:
-        """Nobody waits any more: do not start, or be counted until the end. After the end it means nothing."""
-        with self._abandoned.lock:
-            self._given_up = True
-            if self._running:
-                self._abandoned.jobs.add(self)
 
 
 _pools: RunVar[WeakKeyDictionary[Handlers, anyio.CapacityLimiter]] = RunVar("agent_runtime_tool_pools")
