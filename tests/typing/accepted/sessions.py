@@ -6,12 +6,11 @@ from typing import assert_type
 from agent_runtime import (
     AgentContext,
     Message,
-    MessageBatch,
-    Quota,
     Refusal,
     Session,
     SessionFields,
     SessionManager,
+    SessionQuota,
     SessionStore,
     StoredSession,
 )
@@ -19,8 +18,8 @@ from agent_runtime import (
 
 async def calls(store: SessionStore, context: AgentContext, fields: SessionFields) -> int:
     assert_type(await store.read(context.owner, "s1"), StoredSession | None)
-    assert_type(await store.messages(context.owner, "s1", last=1), Sequence[MessageBatch] | None)
-    session = await store.create(context.owner, "s1", fields, Quota(ttl=60.0))
+    assert_type(await store.messages(context.owner, "s1", last=1), Sequence[Message] | None)
+    session = await store.create(context.owner, "s1", fields, SessionQuota(ttl=60.0))
     if isinstance(session, Refusal):
         return 0
     return session.version

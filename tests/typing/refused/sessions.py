@@ -1,6 +1,6 @@
 """Whose data it is has to be said, as an `Owner`, in every call to a store."""
 
-from agent_runtime import AgentContext, MessageBatch, Owner, Quota, SessionFields, SessionManager, SessionStore
+from agent_runtime import AgentContext, MessageBatch, Owner, SessionFields, SessionManager, SessionQuota, SessionStore
 
 
 async def without_owner(store: SessionStore, fields: SessionFields) -> None:
@@ -19,7 +19,7 @@ async def with_a_name(store: SessionStore, context: AgentContext, batch: Message
 
 async def unchecked(store: SessionStore, owner: Owner, fields: SessionFields) -> int:
     await store.write(owner, "s1", fields, ttl=60.0)  # E: call-arg
-    session = await store.create(owner, "s1", fields, Quota(ttl=60.0))
+    session = await store.create(owner, "s1", fields, SessionQuota(ttl=60.0))
     return session.version  # E: union-attr
 
 
