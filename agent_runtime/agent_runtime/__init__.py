@@ -8,9 +8,6 @@ from agent_runtime.context import (
     AgentContext,
     LLMClient,
     ModelRequest,
-    Run,
-    State,
-    StateKey,
     ToolCall,
     ToolFunction,
 )
@@ -50,19 +47,13 @@ from agent_runtime.errors import (
 )
 from agent_runtime.events import EventBus, EventHandler, EventType, SystemEvent, batched
 from agent_runtime.executor import AgentExecutor, reaches
+from agent_runtime.layer import BaseMiddleware, CallNext, model_middleware, tool_middleware
 from agent_runtime.limits import Limits
 from agent_runtime.lint import Finding, LayerKind, Stage
 from agent_runtime.memory import MemorySessionStore
 from agent_runtime.model_call import retry_model, watch_stream
-from agent_runtime.pipeline import (
-    BaseMiddleware,
-    CallNext,
-    Layer,
-    MiddlewarePipeline,
-    model_middleware,
-    tool_middleware,
-    when,
-)
+from agent_runtime.pipeline import Layer, MiddlewarePipeline, when
+from agent_runtime.run import Run
 from agent_runtime.session_data import Checkpoint, Session
 from agent_runtime.session_store import (
     ExpiredSession,
@@ -75,6 +66,7 @@ from agent_runtime.session_store import (
     StoredSession,
 )
 from agent_runtime.sessions import SessionManager
+from agent_runtime.state import State, StateKey
 from agent_runtime.stream import (
     Emit,
     Envelope,

@@ -1,18 +1,16 @@
-"""What travels through the onion: the context of a run, its one mutable cell, and the requests of the inner stages."""
+"""What travels through the onion: the context of a run, and the requests of the inner stages."""
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Generic, Protocol, TypeAlias, TypedDict, TypeVar, overload
+from typing import Any, Protocol, TypeAlias, TypedDict
 
-import anyio
 import msgspec
 from typing_extensions import Unpack
 
-from agent_runtime.edge import Edge
-from agent_runtime.errors import AgentRuntimeError, ConfigurationError, InvalidInput, RuntimeClosed
-from agent_runtime.events import EventBus, SystemEvent
-from agent_runtime.limits import Limits
+from agent_runtime.errors import ConfigurationError, InvalidInput
+from agent_runtime.events import SystemEvent
+from agent_runtime.run import NO_RUN, Run
 from agent_runtime.stream import (
     Emit,
     ModelFinished,
@@ -25,182 +23,14 @@ from agent_runtime.stream import (
     drop,
 )
 from agent_runtime.types import (
-    NO_USAGE,
     AgentResult,
     Message,
     ModelResponse,
     Owner,
-    Principal,
-    RunStatus,
     Secret,
     ToolDefinition,
     ToolResult,
-    Usage,
 )
-
-T = TypeVar("T")
-D = TypeVar("D")
-
-
-class StateKey(Generic[T]):
-    """A typed name for one value in `context.run.state`; two keys are equal only when they are the same object."""
-
-    __slots__ = ("name",)
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __repr__(self) -> str:
-        return f"StateKey({self.name!r})"
-
-
-class State:
-    """What layers of one run tell each other; gone when the run ends."""
-
-    __slots__ = ("_values",)
-
-    def __init__(self) -> None:
-        self._values: dict[StateKey[Any], Any] = {}
-
-    def __getitem__(self, key: StateKey[T]) -> T:
-        value: T = self._values[key]
-        return value
-
-    def __setitem__(self, key: StateKey[T], value: T) -> None:
-        self._values[key] = value
-
-    def __contains__(self, key: StateKey[Any]) -> bool:
-        return key in self._values
-
-    @overload
-    def get(self, key: StateKey[T]) -> T | None: ...
-    @overload
-    def get(self, key: StateKey[T], default: D) -> T | D: ...
-    def get(self, key: StateKey[Any], default: object = None) -> object:
-        return self._values.get(key, default)
-
-
-class Handlers(msgspec.Struct, frozen=True, eq=False, weakref=True):
-    """A compiled pipeline: one handler per stage, and what the runtime asks about its layers."""
-
-    run: "Callable[[AgentContext], Awaitable[AgentResult]]"
-    model: "Callable[[ModelRequest], Awaitable[ModelResponse]]"
-    tool: "Callable[[ToolCall], Awaitable[ToolResult]]"
-    kinds: frozenset[str] = frozenset()
-    needs_chunks: bool = False
-
-
-class Run:
-    """The run's one mutable cell, seen by every layer at every stage.
-
-    Attributes:
-        run_id: Time-ordered and new for each execution.
-        status: Where the run stands.
-        usage: Live; failed attempts are included.
-        state: Typed values that layers share.
-        limits: The executor's limits.
-        handlers: The compiled pipeline that this run started with.
-        closed: True when nothing more may start in this run.
-        executions: How often the agent was started.
-        retries: Repeated model calls and repeated executions of the agent.
-        model_calls: Calls that reached a model client, failed ones included.
-        tool_calls: Calls that reached a tool.
-        trace_id: Set by a tracing layer.
-    """
-
-    __slots__ = (
-        "bus",
-        "cancel_requested",
-        "closed",
-        "edge",
-        "executions",
-        "failure",
-        "handlers",
-        "limits",
-        "model_calls",
-        "principal",
-        "retries",
-        "run_id",
-        "scope",
-        "sequence",
-        "started",
-        "state",
-        "status",
-        "streaming",
-        "tool_calls",
-        "trace_id",
-        "usage",
-    )
-
-    def __init__(
-        self,
-        run_id: str,
-        *,
-        handlers: Handlers,
-        limits: Limits,
-        bus: EventBus | None,
-        edge: Edge,
-        scope: anyio.CancelScope,
-    ) -> None:
-        self.run_id = run_id
-        self.handlers = handlers
-        self.limits = limits
-        self.bus = bus
-        self.edge = edge
-        self.scope = scope
-        self.streaming = edge.listening or handlers.needs_chunks
-        self.status = RunStatus.CREATED
-        self.principal: Principal | None = None
-        self.usage: Usage = NO_USAGE
-        self.state = State()
-        self.closed = False
-        self.cancel_requested = False
-        self.failure: Exception | None = None
-        self.executions = 0
-        self.retries = 0
-        self.model_calls = 0
-        self.tool_calls = 0
-        self.sequence = 0
-        self.started = time.perf_counter()
-        self.trace_id: str | None = None
-
-    def __getattr__(self, name: str) -> object:
-        """Only reached on the placeholder of a context that no executor has started."""
-        raise ConfigurationError(f"context.run.{name}: this context is not in a run; pass it to an executor first")
-
-    def authenticated(self, principal: Principal) -> None:
-        """Say who presented a credential that holds; a second principal in one run is a `ConfigurationError`."""
-        if self.principal is not None:
-            raise ConfigurationError(f"run {self.run_id!r} has a principal already; use one Auth layer, or principal=")
-        self.principal = principal
-
-    def cancel(self) -> None:
-        """End the run from inside: it comes back with `RunCancelled`."""
-        self.cancel_requested = True
-        self.scope.cancel()
-
-    def abort(self) -> None:
-        """End the run because its consumer is gone."""
-        self.closed = True
-        self.scope.cancel()
-
-    def refusal(self) -> AgentRuntimeError:
-        """Why nothing more may start in this run."""
-        return self.edge.gone or RuntimeClosed(f"run {self.run_id!r} has ended; nothing can be called in it any more")
-
-    def spend(self, usage: Usage) -> None:
-        """Add to the run's usage."""
-        self.usage = self.usage + usage if self.usage is not NO_USAGE else usage
-
-    def elapsed_ms(self) -> float:
-        """Milliseconds since the run was made."""
-        return (time.perf_counter() - self.started) * 1000.0
-
-    def __repr__(self) -> str:
-        return f"Run({self.run_id!r}, {self.status!s})"
-
-
-NO_RUN = Run.__new__(Run)
 
 
 class ContextChanges(TypedDict, total=False):

@@ -13,13 +13,14 @@ from agent_runtime.background import Background
 from agent_runtime.batch import Execute, Item, as_completed, in_order
 from agent_runtime.config import AgentConfig
 from agent_runtime.consumer import AgentStream, Producer, TextStream
-from agent_runtime.context import Agent, AgentContext, AgentFunction, Run
+from agent_runtime.context import Agent, AgentContext, AgentFunction
 from agent_runtime.edge import PLAIN, Channel, Sink
 from agent_runtime.errors import ConfigurationError
 from agent_runtime.events import EventBus
 from agent_runtime.limits import Limits
 from agent_runtime.lint import Finding, LayerKind, Stage
 from agent_runtime.pipeline import Layer, MiddlewarePipeline
+from agent_runtime.run import Run
 from agent_runtime.runner import Runner
 from agent_runtime.sessions import SessionManager
 from agent_runtime.stream import Emit

@@ -5,7 +5,7 @@ import asyncio
 import anyio
 import msgspec
 
-from agent_runtime.context import AgentContext, AgentFunction, Handlers, Run
+from agent_runtime.context import AgentContext, AgentFunction
 from agent_runtime.edge import Edge
 from agent_runtime.entry import admit
 from agent_runtime.errors import (
@@ -28,6 +28,7 @@ from agent_runtime.limits import Limits
 from agent_runtime.lint import LayerKind
 from agent_runtime.model_call import complete, invoke
 from agent_runtime.pipeline import MiddlewarePipeline
+from agent_runtime.run import Handlers, Run
 from agent_runtime.sessions import SessionManager
 from agent_runtime.stream import RunCompleted, RunFailed, RunStarted, StreamEvent, TextDelta
 from agent_runtime.types import NO_USAGE, AgentResult, Message, Principal, RunStatus, ServedBy

@@ -13,8 +13,10 @@ from pydantic import ValidationError
 from typing_extensions import ParamSpec, TypeVar
 
 from agent_runtime.background import cancel_requested
-from agent_runtime.context import Handlers, Run, ToolCall
+from agent_runtime.context import ToolCall
 from agent_runtime.errors import AgentRuntimeError, ConfigurationError, InvalidInput, ToolFailed
+from agent_runtime.run import Handlers, Run
+from agent_runtime.run import Handlers, Run
 from agent_runtime.text import repair_text
 from agent_runtime.tool_schema import ANY_JSON, parameters_of, summary_of
 from agent_runtime.types import ToolDefinition, ToolResult
@@ -77,7 +79,7 @@ class Tool(Generic[P, R]):
         )
         self._validate = parameters.validate
         self._injected = parameters.injected
-        self._is_async = inspect.iscoroutinefunction(function)
+        self._is_async = inspect.iscoroutinefunction(inspect.unwrap(function))  # decorators may hide it
         self._run: Callable[..., Any] = function
         self._running: set[object] = set()  # calls in worker threads
         self._awaited: set[object] = set()  # calls in worker threads that somebody waits for
@@ -148,10 +150,9 @@ class Tool(Generic[P, R]):
             self._awaited.add(job)
             try:
                 # The pool's place is free again when the call is given up, on every event loop: hence a limiter per call.
-                value = await anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1))
+                return await anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1))
             finally:
                 self._awaited.discard(job)
-        return await value if inspect.isawaitable(value) else value
 
     def __repr__(self) -> str:
         return f"Tool({self.name!r}, kind={self.kind!r})"

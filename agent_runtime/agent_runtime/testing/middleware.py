@@ -9,13 +9,14 @@ import anyio
 import msgspec
 from anyio.lowlevel import checkpoint
 
-from agent_runtime.context import AgentContext, ModelRequest, Run, ToolCall
+from agent_runtime.context import AgentContext, ModelRequest, ToolCall
 from agent_runtime.edge import PLAIN
 from agent_runtime.errors import ConsumerGone
 from agent_runtime.ids import new_id
 from agent_runtime.limits import Limits
 from agent_runtime.lint import Stage
 from agent_runtime.pipeline import Layer, MiddlewarePipeline
+from agent_runtime.run import Run
 from agent_runtime.stream import Emit, StreamEvent, TextDelta
 from agent_runtime.types import AgentResult, Message, ModelResponse, Principal, ToolResult, Usage
 
