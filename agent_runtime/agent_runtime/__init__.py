@@ -8,6 +8,7 @@ from agent_runtime.context import (
     AgentContext,
     LLMClient,
     ModelRequest,
+    TextClient,
     ToolCall,
     ToolFunction,
 )
@@ -187,6 +188,7 @@ __all__ = (
     "StreamEvent",
     "SubscriberStats",
     "SystemEvent",
+    "TextClient",
     "TextDelta",
     "TextStream",
     "Tool",

@@ -9,7 +9,7 @@ import anyio
 import msgspec
 
 from agent_runtime.config import AgentConfig
-from agent_runtime.context import AgentContext, LLMClient, ModelRequest, ToolCall
+from agent_runtime.context import AgentContext, LLMClient, ModelRequest, TextClient, ToolCall
 from agent_runtime.errors import (
     AgentRuntimeError,
     ConfigurationError,
@@ -45,7 +45,12 @@ class LLMAgent:
     `Limits.steps` calls.
     """
 
-    def __init__(self, config: AgentConfig, client: Any, tools: Sequence[Tool | Callable[..., Any]] = ()) -> None:
+    def __init__(
+        self,
+        config: AgentConfig,
+        client: LLMClient | TextClient,
+        tools: Sequence[Tool | Callable[..., Any]] = (),
+    ) -> None:
         self.config = config
         self.client = client
         self.tools = tuple(_tool(tool) for tool in tools)

@@ -208,6 +208,13 @@ class LLMClient(Protocol):
         ...
 
 
+class TextClient(Protocol):
+    """A language model that only turns a prompt into text: `async generate(prompt, **parameters)`."""
+
+    @property
+    def generate(self) -> Callable[..., Awaitable[str | ModelResponse]]: ...
+
+
 class ToolFunction(Protocol):
     """What runs at the core of the tool stage."""
 

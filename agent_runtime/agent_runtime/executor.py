@@ -13,7 +13,7 @@ from agent_runtime.background import Background
 from agent_runtime.batch import Execute, Item, as_completed, in_order
 from agent_runtime.config import AgentConfig
 from agent_runtime.consumer import AgentStream, Producer, TextStream
-from agent_runtime.context import Agent, AgentContext, AgentFunction
+from agent_runtime.context import Agent, AgentContext, AgentFunction, LLMClient, TextClient
 from agent_runtime.edge import PLAIN, Channel, Sink
 from agent_runtime.errors import ConfigurationError
 from agent_runtime.events import EventBus
@@ -53,7 +53,7 @@ class AgentExecutor:
         agent: Agent | AgentFunction | None = None,
         *,
         config: AgentConfig | None = None,
-        llm_client: Any = None,
+        llm_client: LLMClient | TextClient | None = None,
         tools: Sequence[Tool | Callable[..., Any]] = (),
         agent_id: str | None = None,
         middleware: Iterable[Layer] | MiddlewarePipeline = (),
@@ -248,7 +248,9 @@ def reaches(*stages: Stage) -> Callable[[AgentFunction], AgentFunction]:
     return mark
 
 
-def _agent(agent: Any, config: AgentConfig | None, llm_client: Any, tools: Sequence[Any]) -> Any:
+def _agent(
+    agent: Any, config: AgentConfig | None, llm_client: LLMClient | TextClient | None, tools: Sequence[Any]
+) -> Any:
     if agent is not None:
         if config is not None or llm_client is not None or tools:
             raise ConfigurationError("give an agent, or config=, llm_client= and tools= for the built-in one; not both")
