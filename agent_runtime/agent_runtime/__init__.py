@@ -50,7 +50,7 @@ from agent_runtime.events import EventBus, EventHandler, EventType, SystemEvent,
 from agent_runtime.executor import AgentExecutor, reaches
 from agent_runtime.layer import BaseMiddleware, CallNext, model_middleware, tool_middleware
 from agent_runtime.limits import Limits
-from agent_runtime.lint import Finding, LayerKind, Stage
+from agent_runtime.lint import Finding, LayerKind, Placed, Stage
 from agent_runtime.memory import MemorySessionStore
 from agent_runtime.model_call import retry_model, watch_stream
 from agent_runtime.pipeline import Layer, MiddlewarePipeline, when
@@ -156,6 +156,7 @@ __all__ = (
     "OutcomeUnknown",
     "Owner",
     "PermissionDenied",
+    "Placed",
     "Principal",
     "ProviderUnavailable",
     "RateLimited",

@@ -146,10 +146,17 @@ RULES = (
 
 
 class Placed(Value, frozen=True, kw_only=True):
-    """A layer at its place in a stage: what the rules look at."""
+    """A layer at its place in a stage: what the rules look at, and `explain` shows.
+
+    Attributes:
+        origin: The module and name of its class or function.
+        inside: The pipelines and conditions that it is nested in, the outermost first.
+    """
 
     name: str
     kind: str
+    origin: str = ""
+    inside: tuple[str, ...] = ()
 
 
 def check(stage: Stage, layers: Sequence[Placed]) -> Iterator[Finding]:

@@ -129,11 +129,7 @@ class MiddlewarePipeline:
     def lint(self, stages: Iterable[Stage] = tuple(Stage)) -> list[Finding]:
         """Unsafe orders within a stage, and layers that an agent reaching only `stages` never runs."""
         slots = self._flat()
-        findings = [
-            finding
-            for stage in Stage
-            for finding in check(stage, [Placed(name=s.name, kind=s.kind) for s in slots if stage in s.calls])
-        ]
+        findings = [finding for stage in Stage for finding in check(stage, self.layers(stage))]
         reached = {Stage.RUN, *stages}
         return findings + [unreached(min(s.calls), s.name) for s in slots if reached.isdisjoint(s.calls)]
 
@@ -142,10 +138,18 @@ class MiddlewarePipeline:
         lines: list[str] = []
         for stage in Stage:
             lines.append(f"{stage} stage")
-            slots = [slot for slot in self._flat() if stage in slot.calls]
-            lines += [f"  {'  ' * place}{_describe(slot)}" for place, slot in enumerate(slots)]
-            lines.append(f"  {'  ' * len(slots)}= {_CORES[stage]}")
+            layers = self.layers(stage)
+            lines += [f"  {'  ' * place}{_describe(layer)}" for place, layer in enumerate(layers)]
+            lines.append(f"  {'  ' * len(layers)}= {_CORES[stage]}")
         return "\n".join(lines)
+
+    def layers(self, stage: Stage) -> list[Placed]:
+        """The layers that work at `stage`, the outermost first; those of nested pipelines in their place."""
+        return [
+            Placed(name=slot.name, kind=slot.kind, origin=_source(slot.layer), inside=slot.inside)
+            for slot in self._flat()
+            if stage in slot.calls
+        ]
 
     def _flat(self) -> list[_Slot]:
         return [slot for slots in self._slots for slot in slots]
@@ -186,10 +190,13 @@ def when(predicate: Callable[[AgentContext], bool], layer: Layer) -> Conditional
 _CORES = {Stage.RUN: "the agent", Stage.MODEL: "the model client", Stage.TOOL: "the tool"}
 
 
-def _describe(slot: _Slot) -> str:
-    source = slot.layer.function if isinstance(slot.layer, FunctionLayer) else slot.layer
-    inside = "".join(f", inside {name}" for name in slot.inside)
-    return f"{slot.name} ({slot.kind}) from {_origin(source)}{inside}"
+def _describe(layer: Placed) -> str:
+    inside = "".join(f", inside {name}" for name in layer.inside)
+    return f"{layer.name} ({layer.kind}) from {layer.origin}{inside}"
+
+
+def _source(layer: Any) -> str:
+    return _origin(layer.function if isinstance(layer, FunctionLayer) else layer)
 
 
 def _origin(thing: Any) -> str:
