@@ -1,0 +1,35 @@
+"""Text that can always be encoded. A provider may cut an emoji in two, and half a character breaks every encoder."""
+
+
+def repair_text(text: str) -> str:
+    """Join surrogates that are a pair and put U+FFFD for a lone one; other text comes back as it is."""
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+class DeltaText:
+    """Repairs a text that arrives in pieces: the pieces it gives join to what `repair_text` makes of the whole.
+
+    A high surrogate at the end of a piece is held back until the next piece brings its other half.
+    """
+
+    __slots__ = ("_held",)
+
+    def __init__(self) -> None:
+        self._held = ""
+
+    def feed(self, piece: str) -> str:
+        """What may be passed on after `piece`; empty while there is only half a character."""
+        text = self._held + piece
+        self._held = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
+        return repair_text(text.removesuffix(self._held))
+
+    def flush(self) -> str:
+        """What was held back: U+FFFD or nothing. The text has ended."""
+        held, self._held = self._held, ""
+        return repair_text(held)
