@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from agent_runtime.session_store import (
     ExpiredSession,
     MessageBatch,
-    SessionQuota,
     Refusal,
     SessionFields,
+    SessionQuota,
     StoredCheckpoint,
     StoredSession,
 )

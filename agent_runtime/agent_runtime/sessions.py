@@ -21,9 +21,9 @@ from agent_runtime.records import encode_record
 from agent_runtime.session_data import Checkpoint, Session, checkpoint_of, session_of, values_of
 from agent_runtime.session_store import (
     MessageBatch,
-    SessionQuota,
     Refusal,
     SessionFields,
+    SessionQuota,
     SessionStore,
     StoredCheckpoint,
     StoredSession,
