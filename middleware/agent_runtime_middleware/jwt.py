@@ -40,8 +40,8 @@ class JWT:
     """Authenticates signed tokens of one issuer for one audience.
 
     Args:
-        keys: The issuer's key set, or a function that fetches it (async, or sync and then
-            called in a worker thread), within 5 s. Each key is used with its own
+        keys: The issuer's key set, or a function that fetches it, within 5 s: `async def`,
+            or sync and called in a worker thread. Each key is used with its own
             algorithm only, whatever a token says. Keys without `kid`, for encryption, or of other algorithms are left out.
         issuer: What `iss` must be.
         audience: What `aud` must be or hold.
@@ -81,6 +81,12 @@ class JWT:
             )
         if not issuer or not audience:
             raise ConfigurationError("JWT needs an issuer and an audience")
+        ages = {"refresh": refresh, "min_refresh": min_refresh, "max_age": max_age}
+        for name, seconds in {"leeway": leeway, "max_lifetime": max_lifetime, **ages}.items():
+            if not 0 <= seconds < math.inf:
+                raise ConfigurationError(f"JWT({name}={seconds!r}): seconds, from 0 and finite")
+        if max_age < max(refresh, min_refresh):
+            raise ConfigurationError(f"JWT(max_age={max_age!r}): keys would expire before they may be fetched again")
         self._issuer = issuer
         self._audience = audience
         self._types = frozenset(name.lower() for name in types)
@@ -88,9 +94,7 @@ class JWT:
         self._max_lifetime = max_lifetime
         self._tenant_claim = tenant_claim
         self._keys: _FixedKeys | _FetchedKeys = (
-            _FixedKeys(keys, accepted)
-            if _is_object(keys)
-            else _FetchedKeys(keys, accepted, refresh=refresh, min_refresh=min_refresh, max_age=max_age)
+            _FixedKeys(keys, accepted) if _is_object(keys) else _FetchedKeys(keys, accepted, **ages)
         )
 
     def recognizes(self, credential: Secret) -> bool:
@@ -177,8 +181,8 @@ class _FetchedKeys:
         while self._is_due(kid):
             if self._fetching is None:
                 await self._update()
-            else:
-                await self._fetching.wait()
+                break
+            await self._fetching.wait()
         if anyio.current_time() - self._fetched > self._max_age:
             raise StoreUnavailable("the issuer's keys cannot be fetched") from self._failure
         return self._found.get(kid)
@@ -189,7 +193,6 @@ class _FetchedKeys:
         return wanted and now - self._tried >= self._min_refresh
 
     async def _update(self) -> None:
-        started = anyio.current_time()
         self._fetching = anyio.Event()
         try:
             self._found = _usable(await self._fetch_in_time(), self._accepted)
@@ -200,7 +203,7 @@ class _FetchedKeys:
         finally:
             # Cancelled before it is known whether there are keys, it does not count: who waits may fetch at once.
             if self._found or self._failure is not None:
-                self._tried = started
+                self._tried = anyio.current_time()
             self._fetching.set()
             self._fetching = None
 
