@@ -137,8 +137,8 @@ def _message(wanted: FunctionCall, result: ToolResult) -> Message:
     return Message(role="tool", content=result.content, tool_call_id=wanted.id, name=wanted.name)
 
 
-class _TextClient:
-    """A client that only turns a prompt into text, as an `LLMClient`."""
+class _Completing:
+    """A `TextClient`, as an `LLMClient`."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -162,14 +162,12 @@ def _prompt(messages: tuple[Message, ...]) -> str:
 
 
 def _llm_client(client: Any) -> LLMClient:
-    for method, wrap in (("complete", None), ("generate", _TextClient)):
-        function = getattr(client, method, None)
-        if function is None:
-            continue
-        if not inspect.iscoroutinefunction(function):
-            raise ConfigurationError(f"{type(client).__name__}.{method} is not an `async def`")
-        llm_client: LLMClient = client if wrap is None else wrap(client)
-        return llm_client
-    raise ConfigurationError(
-        f"{client!r} is no client: it needs `async complete(request)` or `async generate(prompt, **params)`"
-    )
+    method = "complete" if hasattr(client, "complete") else "generate"
+    function = getattr(client, method, None)
+    if function is None:
+        raise ConfigurationError(
+            f"{client!r} is no client: it needs `async complete(request)` or `async generate(prompt, **params)`"
+        )
+    if not inspect.iscoroutinefunction(function):
+        raise ConfigurationError(f"{type(client).__name__}.{method} is not an `async def`")
+    return _Completing(client) if method == "generate" else cast(LLMClient, client)

@@ -16,7 +16,6 @@ from agent_runtime.background import cancel_requested
 from agent_runtime.context import ToolCall
 from agent_runtime.errors import AgentRuntimeError, ConfigurationError, InvalidInput, ToolFailed
 from agent_runtime.run import Handlers, Run
-from agent_runtime.run import Handlers, Run
 from agent_runtime.text import repair_text
 from agent_runtime.tool_schema import ANY_JSON, parameters_of, summary_of
 from agent_runtime.types import ToolDefinition, ToolResult

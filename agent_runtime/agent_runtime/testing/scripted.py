@@ -21,7 +21,7 @@ class ScriptedReply(Value, frozen=True, kw_only=True):
     Attributes:
         text: The answer, in one piece that is not streamed.
         chunks: The answer in the pieces in which it is streamed. Between them, a number is a pause in seconds, and an
-            exception (or its class) is raised there; both happen in a plain run too.
+            exception is raised there; both happen in a plain run too.
         tool_calls: Tools that the model wants: `(name, arguments)`, or a `FunctionCall` whose arguments may be malformed.
         usage: What the call costs.
         finish_reason: By default `"tool_calls"` or `"stop"`.
@@ -30,7 +30,7 @@ class ScriptedReply(Value, frozen=True, kw_only=True):
     """
 
     text: str = ""
-    chunks: tuple[str | float | Exception | type[Exception], ...] = ()
+    chunks: tuple[str | float | Exception, ...] = ()
     tool_calls: tuple[tuple[str, Mapping[str, Any]] | FunctionCall, ...] = ()
     usage: Usage = NO_USAGE
     finish_reason: str | None = None
@@ -53,7 +53,7 @@ class ScriptedReply(Value, frozen=True, kw_only=True):
         )
 
 
-Answer: TypeAlias = str | ScriptedReply | ModelResponse | Exception | type[Exception]
+Answer: TypeAlias = str | ScriptedReply | ModelResponse | Exception
 Entry: TypeAlias = Answer | Callable[[ModelRequest], Answer]
 
 
@@ -105,11 +105,11 @@ class ScriptedLLMClient:
                 f"the script has {len(self._script)} answers and this is call {self.calls}; make it longer, or repeat=True"
             )
         entry = self._script[place]
-        if isinstance(entry, str | ScriptedReply | ModelResponse | Exception | type):
+        if isinstance(entry, str | ScriptedReply | ModelResponse | Exception):
             return entry
         return entry(request)
 
-    async def _play(self, piece: str | float | Exception | type[Exception], request: ModelRequest) -> None:
+    async def _play(self, piece: str | float | Exception, request: ModelRequest) -> None:
         if isinstance(piece, str):
             if self._yields:
                 await anyio.lowlevel.checkpoint()
