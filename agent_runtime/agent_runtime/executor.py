@@ -149,7 +149,10 @@ class AgentExecutor:
             async with self._opened():
                 return await self.execute(context, principal=principal, raise_on_error=raise_on_error)
 
-        return anyio.run(main)
+        try:
+            return anyio.run(main)
+        finally:
+            self._background = Background()  # the old one belongs to the loop that has ended
 
     @property
     def runs(self) -> Mapping[str, Run]:
