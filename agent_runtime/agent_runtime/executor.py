@@ -229,8 +229,7 @@ class AgentExecutor:
     def _check(self, *, strict: bool) -> None:
         config = getattr(self.agent, "config", None)
         findings = self.lint()
-        retries = any(getattr(layer, "kind", None) == LayerKind.RETRY for layer in self.pipeline)
-        if retries and isinstance(config, AgentConfig) and config.sets_retry:
+        if LayerKind.RETRY in self.pipeline.kinds and isinstance(config, AgentConfig) and config.sets_retry:
             raise ConfigurationError(
                 "retries are set twice: by a retry layer and by AgentConfig.retry_attempts or retry_delay; drop one of them"
             )

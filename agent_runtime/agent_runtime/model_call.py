@@ -71,7 +71,7 @@ async def complete(request: ModelRequest) -> ModelResponse:
 
 
 def _account(request: ModelRequest, response: ModelResponse) -> None:
-    if not isinstance(response, ModelResponse):
+    if not isinstance(response, ModelResponse):  # pyright: ignore[reportUnnecessaryIsInstance]  # clients are users' code
         raise TypeError(
             f"{type(request.client).__name__}.complete returned {type(response).__name__}, not ModelResponse"
         )
@@ -97,7 +97,7 @@ async def invoke(call: ToolCall) -> ToolResult:
         run.failure = error
         await _tool_ended(call, started, error)
         raise
-    if not isinstance(result, ToolResult):
+    if not isinstance(result, ToolResult):  # pyright: ignore[reportUnnecessaryIsInstance]  # functions are users' code
         raise TypeError(f"tool {call.name!r} returned {type(result).__name__}, not ToolResult")
     if run.bus is not None:
         await _tool_ended(call, started, None)
@@ -159,13 +159,14 @@ async def watch_stream(
     """
     emit = request.emit
     edge = request.run.edge
-    with anyio.CancelScope(deadline=anyio.current_time() + first_token) as scope:
-        watch = _StreamWatch(scope, idle)
+    scope = anyio.CancelScope(deadline=anyio.current_time() + first_token)
+    watch = _StreamWatch(scope, idle)
 
-        def emit_and_note(event: StreamEvent) -> Awaitable[None]:
-            watch.heard()
-            return emit(event)
+    def emit_and_note(event: StreamEvent) -> Awaitable[None]:
+        watch.heard()
+        return emit(event)
 
+    with scope:
         with edge.watched_by(watch):
             return await call_next(request.replace(emit=emit_and_note))
     if edge.stalled:

@@ -115,9 +115,14 @@ class MiddlewarePipeline:
             run=self._chain(Stage.RUN, run, observe=observe),
             model=self._chain(Stage.MODEL, model, observe=observe),
             tool=self._chain(Stage.TOOL, tool, observe=observe),
-            kinds=frozenset(slot.kind for slot in slots),
+            kinds=self.kinds,
             needs_chunks=any(getattr(slot.layer, "needs_chunks", False) for slot in slots),
         )
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """What the layers are for, nested ones included."""
+        return frozenset(slot.kind for slot in self._flat())
 
     def resources(self) -> list[Any]:
         """The layers that are async context managers, each once, outermost first."""
