@@ -184,7 +184,11 @@ async def test_every_forged_credential_is_refused_with_the_same_body(
     assert all(piece not in told for piece in credential.split(".") if len(piece) > 3)
 
 
-@pytest.mark.parametrize("credential", [ISSUER.token(), RSA.token(), KEY.reveal(), OTHER_KEY.reveal()])
+@pytest.mark.parametrize(
+    "credential",
+    [ISSUER.token(), RSA.token(), KEY.reveal(), OTHER_KEY.reveal()],
+    ids=["HS256", "RS256", "key", "other key"],
+)
 async def test_every_sound_credential_passes(credential: str) -> None:
     assert (await enter(Secret(credential))).success
 
