@@ -86,7 +86,7 @@ class AuthMiddleware(BaseMiddleware):
             context.run.authenticated(presented)
         elif (known.subject, known.tenant) != (presented.subject, presented.tenant):
             raise PermissionDenied("the credential belongs to somebody else than the run's principal")
-        return known or presented
+        return presented
 
     def _authenticator(self, credential: Secret) -> Authenticator:
         for authenticator in self._authenticators:

@@ -211,11 +211,11 @@ async def test_s64_a_payload_that_nobody_verified_buys_nothing_and_no_token_is_e
 async def test_s65_an_api_key_works_until_it_is_revoked_and_only_a_hash_is_stored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    compared: list[tuple[object, object]] = []
+    compared: list[tuple[object, ...]] = []
     compare = hmac.compare_digest
 
     def spy(a: bytes, b: bytes) -> bool:
-        compared.append((type(a), type(b)))
+        compared.append((type(a), len(a), type(b), len(b)))
         return compare(a, b)
 
     monkeypatch.setattr(hmac, "compare_digest", spy)
@@ -234,4 +234,4 @@ async def test_s65_an_api_key_works_until_it_is_revoked_and_only_a_hash_is_store
     unknown = await service(ScriptedLLMClient(["never"]), AuthMiddleware(ApiKeys(find))).execute(ask(key))
     assert revoked.error_type is unknown.error_type is ErrorType.AUTHENTICATION
     assert revoked.error == unknown.error
-    assert compared == [(bytes, bytes)] * 3  # an unknown prefix costs the same
+    assert compared == [(bytes, 64, bytes, 64)] * 3  # an unknown prefix costs the same

@@ -87,6 +87,8 @@ TOKENS = {
     "exp infinite": ISSUER.token(exp=float("inf")),
     "nbf 1e400": claims_text('"nbf": 1e400'),
     "exp of 4,000 digits": ISSUER.token(exp=10**4000),
+    "exp of 400 digits, iat a fraction": ISSUER.token(exp=10**400, iat=NOW + 0.5),
+    "a claim that is NaN": claims_text('"level": NaN'),
     "exp in the year 9999": ISSUER.token(exp=253_402_300_000),
     "exp after 25 hours": ISSUER.token(exp=NOW + 90_000),
     "nbf as text": ISSUER.token(nbf="0"),
@@ -116,6 +118,7 @@ TOKENS = {
     "Bearer before it": "Bearer " + ISSUER.token(),
     "five parts": ISSUER.token() + ".AAAA.AAAA",
     "not ASCII": ISSUER.token()[:-1] + "é",
+    "lone surrogate": ISSUER.token()[:-1] + "\ud800",
     "two dots": "..",
 }
 

@@ -51,6 +51,18 @@ async def test_who_presents_a_key_that_holds_is_the_user_inside() -> None:
     assert inside.run.principal == Principal(subject="alice", tenant="acme", scopes=frozenset({"read"}))
 
 
+async def test_layers_inside_never_see_the_credential() -> None:
+    seen: list[Secret | None] = []
+
+    async def inside(context: AgentContext, call_next: CallNext) -> AgentResult:
+        seen.append(context.credential)
+        return await call_next(context)
+
+    executor = AgentExecutor(Gate().agent, agent_id="a", middleware=[AuthMiddleware(KEYS), inside])
+    await executor.execute(ANONYMOUS.replace(credential=KEY))
+    assert seen == [None]
+
+
 @pytest.mark.parametrize(
     "claim", [ANONYMOUS.replace(user_id="alice"), ANONYMOUS.replace(user_id="alice", tenant_id="acme")]
 )
