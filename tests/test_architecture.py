@@ -2,7 +2,7 @@
 
 - The core imports nothing of ours outside the core, and of others only what it depends on.
 - A layer or an adapter imports only names that `agent_runtime` or `agent_runtime.testing` exports: no submodule of the
-  core, no sibling, not each other; and at most one third-party library.
+  core, no sibling, not each other; and at most one third-party library. One that is a folder may import its own parts.
 - No cycle, no relative import, no import inside a function, no `_private` name of another file.
 
 The composition roots put the parts together, so they may import siblings and several libraries, and nothing else is
@@ -105,8 +105,15 @@ def outer_problems(path: str, item: Import, exports: Mapping[str, set[str]]) -> 
     if item.module.partition(".")[0] == "agent_runtime":
         if item.name not in exports.get(item.module, set()):
             yield f"{item}: not a name that agent_runtime or agent_runtime.testing exports"
-    elif not path.startswith(COMPOSITION_ROOTS):
+    elif not path.startswith(COMPOSITION_ROOTS) and not own_part(path, item.module):
         yield f"{item}: a sibling; share through the core, or compose in a composition root"
+
+
+def own_part(path: str, module: str) -> bool:
+    """Whether `path` and `module` belong to the same layer or adapter: one that is a folder has parts."""
+    package, _, rest = path.partition("/")
+    folder, is_folder, _ = rest.partition("/")
+    return bool(is_folder) and module.startswith(f"{package}.{folder}.")
 
 
 def cycle(sources: Mapping[str, str]) -> list[str] | None:
@@ -185,6 +192,8 @@ def test_the_composition_roots_exist_and_nothing_else_is_exempt() -> None:
         ("agent_runtime_middleware/x.py", "from agent_runtime.testing import AgentContext", "not a name"),
         ("agent_runtime_middleware/x.py", "from agent_runtime_middleware.retry import Retry", "a sibling"),
         ("agent_runtime_middleware/x.py", "from agent_runtime_adapters.openai import Client", "a sibling"),
+        ("agent_runtime_adapters/x/a.py", "from agent_runtime_adapters.y.b import B", "a sibling"),
+        ("agent_runtime_adapters/x/a.py", "from agent_runtime_adapters.xy import B", "a sibling"),
         ("agent_runtime_adapters/x.py", "import agent_runtime_middleware", "a sibling"),
         ("agent_runtime_adapters/x.py", "import openai\nimport redis.asyncio", "one third-party library"),
         ("agent_runtime_adapters/x.py", "from openai._types import NotGiven", "private"),
@@ -200,6 +209,7 @@ def test_a_bad_import_is_found(path: str, source: str, reason: str) -> None:
 @pytest.mark.parametrize(
     ("path", "source"),
     [
+        ("agent_runtime_adapters/x/a.py", "from agent_runtime_adapters.x.b import B"),
         ("agent_runtime/x.py", "import json\nimport anyio.abc\nimport msgspec"),
         ("agent_runtime/x.py", "from __future__ import annotations\nfrom agent_runtime.types import Owner"),
         ("agent_runtime/testing/x.py", "import pytest, hypothesis, trio\nfrom agent_runtime.types import Owner"),

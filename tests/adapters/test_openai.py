@@ -748,6 +748,8 @@ def test_the_key_is_not_in_the_repr(chat_server: ChatServer) -> None:
 @pytest.mark.parametrize("missing", ["openai", "httpx2"])
 def test_without_the_library_the_import_names_the_extra(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
+    for part in ("client", "provider", "wire"):
+        monkeypatch.delitem(sys.modules, f"{adapter.__name__}.{part}")
     spec = importlib.util.spec_from_file_location("openai_adapter_again", Path(str(adapter.__file__)))
     assert spec is not None
     assert spec.loader is not None
