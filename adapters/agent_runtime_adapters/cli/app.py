@@ -1,0 +1,65 @@
+"""The commands, put together."""
+
+import sys
+from importlib.metadata import version
+from io import TextIOWrapper
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from agent_runtime_adapters.cli.demo import demo
+from agent_runtime_adapters.cli.doctor import doctor
+from agent_runtime_adapters.cli.exits import EXIT_CODES, leave, told
+from agent_runtime_adapters.cli.explain import explain
+from agent_runtime_adapters.cli.lint import lint
+from agent_runtime_adapters.cli.run import run
+
+
+class _Commands(TyperGroup):
+    """Every command ends as `exits` says."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with told():
+            return super().invoke(ctx)
+
+
+app = typer.Typer(
+    name="agent-runtime",
+    cls=_Commands,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"agent-runtime {version('onion-agent-runtime')}")
+        raise typer.Exit
+
+
+@app.callback(help=f"Run agents through an onion of layers.\n\n{EXIT_CODES}")
+def _root(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+for _command in (run, demo, explain, lint, doctor):
+    app.command()(_command)
+
+
+def start() -> None:
+    """Run the command of this process's arguments, and exit."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a letter shows a question mark
+    try:
+        app(prog_name="agent-runtime")
+    except SystemExit as error:
+        leave(error.code if isinstance(error.code, int) else 0)

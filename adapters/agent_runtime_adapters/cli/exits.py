@@ -1,0 +1,84 @@
+"""How a command ends: its exit code, and one or two lines on standard error instead of a traceback."""
+
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import typer
+
+from agent_runtime import AgentRuntimeError, ConfigurationError
+from agent_runtime_adapters.cli.terminal import complain
+
+FAILED = 1
+USAGE = 2
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+EXIT_CODES = (
+    "Exit codes: 0 success; 1 the run failed, or a check found something; 2 wrong usage or configuration; "
+    "130 interrupted; 141 the reader of the output went away."
+)
+
+
+class CommandFailed(Exception):
+    """The command cannot go on; says why, what to do, and which exit code that is."""
+
+    def __init__(self, message: str, *, hint: str | None = None, code: int = USAGE) -> None:
+        super().__init__(message)
+        self.hint = hint
+        self.code = code
+
+
+@contextmanager
+def told() -> Generator[None]:
+    """Inside, whatever ends the command is told on standard error and becomes a `typer.Exit`."""
+    try:
+        yield
+        sys.stdout.flush()
+    except typer.Exit:
+        raise
+    except BrokenPipeError:
+        _silence()
+        raise typer.Exit(BROKEN_PIPE) from None
+    except KeyboardInterrupt:
+        complain("interrupted")
+        raise typer.Exit(INTERRUPTED) from None
+    except CommandFailed as error:
+        complain(str(error), hint=error.hint)
+        raise typer.Exit(error.code) from None
+    except AgentRuntimeError as error:
+        complain(str(error))
+        raise typer.Exit(USAGE if isinstance(error, ConfigurationError) else FAILED) from None
+    except OSError as error:
+        complain(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+        raise typer.Exit(FAILED) from None
+
+
+def described(error: BaseException) -> str:
+    """An unexpected exception in one line: type, first line of its message, and where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    words = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}{f': {words}' if words else ''}{place}"
+
+
+def leave(code: int) -> None:
+    """Exit the process. Threads of calls that were given up do not hold it back."""
+    with suppress(OSError):
+        sys.stdout.flush()
+    with suppress(OSError):
+        sys.stderr.flush()
+    others = (thread for thread in threading.enumerate() if thread is not threading.current_thread())
+    if any(not thread.daemon for thread in others):
+        os._exit(code)
+    sys.exit(code)
+
+
+def _silence() -> None:
+    """Throw away what the interpreter would still flush into the broken pipe."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,83 @@
+"""`agent-runtime run`: one task through an executor of yours."""
+
+import math
+import os
+from typing import Annotated
+
+import anyio
+import msgspec
+import typer
+
+from agent_runtime import AgentContext, AgentExecutor, AgentResult, Secret
+from agent_runtime_adapters.cli.exits import EXIT_CODES, FAILED, CommandFailed
+from agent_runtime_adapters.cli.streaming import run_to_end, streamed
+from agent_runtime_adapters.cli.target import load_executor
+from agent_runtime_adapters.cli.terminal import Answer, Progress
+
+Target = Annotated[
+    str, typer.Argument(metavar="MODULE:ATTRIBUTE", help="An AgentExecutor, or a function that makes one.")
+]
+
+
+def run(
+    target: Target,
+    task: Annotated[str, typer.Argument(metavar="TASK", help="What the user asks.")],
+    user: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Whose run it is. [default: local, or the key's owner]")
+    ] = None,
+    tenant: Annotated[str | None, typer.Option(metavar="NAME", help="The user's tenant.")] = None,
+    session: Annotated[str | None, typer.Option(metavar="ID", help="The conversation to go on with.")] = None,
+    api_key_env: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The environment variable that holds the credential.")
+    ] = None,
+    timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="When the run must have ended.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document at the end.")] = False,
+    no_stream: Annotated[bool, typer.Option("--no-stream", help="Print the answer at the end, in one piece.")] = False,
+) -> None:
+    """Run a task through an executor of yours."""
+    executor = load_executor(target)
+    if session is not None and executor.session_manager is None:
+        raise CommandFailed(f"--session: {target} has no session_manager, so nothing would be remembered")
+    if timeout is not None and not 0 < timeout < math.inf:
+        raise CommandFailed(f"--timeout: {timeout:g} is not a number of seconds above zero")
+    credential = None if api_key_env is None else _credential(api_key_env)
+    context = AgentContext(
+        current_task=task,
+        user_id=user or ("" if credential else "local"),
+        tenant_id=tenant,
+        session_id=session,
+        credential=credential,
+    )
+    result = run_to_end(_execute, executor, context, timeout, not (as_json or no_stream))
+    if as_json:
+        typer.echo(msgspec.json.encode(result.to_record()).decode())
+    elif no_stream and result.success:
+        answer = Answer()
+        answer.write(result.output)
+        answer.end()
+    if not result.success:
+        raise failure(result)
+
+
+run.__doc__ = f"{run.__doc__}\n\n{EXIT_CODES}"
+
+
+async def _execute(executor: AgentExecutor, context: AgentContext, seconds: float | None, stream: bool) -> AgentResult:
+    if seconds is not None:
+        context = context.replace(deadline=anyio.current_time() + seconds)
+    async with executor:
+        return await (streamed(executor, context, Answer(), Progress()) if stream else executor.execute(context))
+
+
+def failure(result: AgentResult) -> CommandFailed:
+    """What a failed run has to say."""
+    wait = "" if result.retry_after is None else f"try again in {result.retry_after:g} s"
+    again = wait or ("the same call may succeed later" if result.retryable else "")
+    return CommandFailed(f"{result.error} ({result.error_type})", hint=again or None, code=FAILED)
+
+
+def _credential(name: str) -> Secret:
+    value = os.environ.get(name)
+    if not value:
+        raise CommandFailed(f"--api-key-env: the environment variable {name} is not set")
+    return Secret(value)

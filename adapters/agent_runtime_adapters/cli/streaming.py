@@ -1,0 +1,58 @@
+"""One streamed run, shown as it happens."""
+
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, TypeVar
+
+import anyio
+
+from agent_runtime import (
+    AgentContext,
+    AgentExecutor,
+    AgentResult,
+    AgentRuntimeError,
+    ConsumerGone,
+    StreamEvent,
+    TextDelta,
+    ToolStarted,
+)
+from agent_runtime_adapters.cli.exits import FAILED, INTERRUPTED, CommandFailed, described
+from agent_runtime_adapters.cli.terminal import Answer, Progress
+
+T = TypeVar("T")
+
+
+async def streamed(
+    executor: AgentExecutor, context: AgentContext, answer: Answer, progress: Progress | None = None
+) -> AgentResult:
+    """Run `context`, write the text as it comes, and return the result, also of a run that failed.
+
+    Raises `BrokenPipeError` when nobody reads the output any more; the run has been ended and has cleaned up then.
+    """
+
+    async def show(event: StreamEvent) -> None:
+        if isinstance(event, TextDelta):
+            answer.write(event.text)
+        elif isinstance(event, ToolStarted) and progress is not None:
+            answer.end()
+            progress.say("tool", event.name)
+
+    result = await executor.execute(context, emit=show)
+    if isinstance(result.exception, ConsumerGone) and result.exception.__cause__ is not None:
+        raise result.exception.__cause__
+    answer.end()
+    return result
+
+
+def run_to_end(function: Callable[..., Coroutine[Any, Any, T]], *arguments: Any) -> T:
+    """Run `function` in an event loop. Ctrl-C cancels it, and is a `CommandFailed` once it has cleaned up."""
+    try:
+        return anyio.run(partial(function, *arguments))
+    except KeyboardInterrupt:
+        raise CommandFailed("interrupted; the run was cancelled", code=INTERRUPTED) from None
+    except (AgentRuntimeError, CommandFailed, OSError):
+        raise
+    except Exception as error:
+        raise CommandFailed(
+            f"the run raised {described(error)}", hint="this is a bug in the agent, a tool or a layer", code=FAILED
+        ) from error

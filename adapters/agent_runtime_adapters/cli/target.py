@@ -1,0 +1,71 @@
+"""`module:attribute` on the command line becomes an executor."""
+
+import importlib
+import sys
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from agent_runtime import AgentExecutor, AgentRuntimeError
+from agent_runtime_adapters.cli.exits import CommandFailed, described
+
+_FORM = "write MODULE:ATTRIBUTE, such as app:executor for `executor` in app.py"
+
+
+def load_executor(target: str) -> AgentExecutor:
+    """Import the executor that `target` names, or call the zero-argument function that makes it.
+
+    The current folder is importable. Raises `CommandFailed` when there is no such thing, or its module does not import.
+    """
+    module_name, colon, attribute = target.partition(":")
+    parts = [*module_name.split("."), *attribute.split(".")]
+    if not colon or not all(part.isidentifier() for part in parts):
+        raise CommandFailed(f"{target!r} is not MODULE:ATTRIBUTE", hint=_FORM)
+    found = _attribute(_module(module_name), attribute, module_name)
+    if not isinstance(found, AgentExecutor) and callable(found):
+        found = _made(found, target)
+    if not isinstance(found, AgentExecutor):
+        raise CommandFailed(
+            f"{target} is of type {type(found).__name__}, not AgentExecutor",
+            hint="name an AgentExecutor, or a function without parameters that returns one",
+        )
+    return found
+
+
+def _module(name: str) -> Any:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
+            raise CommandFailed(
+                f"there is no module {error.name!r} in {here} or among the installed", hint=_FORM
+            ) from None
+        raise CommandFailed(f"module {name!r} needs {error.name!r}, which is not installed") from error
+    except AgentRuntimeError as error:
+        raise CommandFailed(f"module {name!r} does not import: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever a user's module raises
+        raise CommandFailed(f"module {name!r} does not import: {described(error)}") from error
+
+
+def _attribute(module: Any, path: str, module_name: str) -> Any:
+    found = module
+    for name in path.split("."):
+        if not hasattr(found, name):
+            known = [name for name in dir(found) if not name.startswith("_")]
+            close = get_close_matches(name, known, n=1)
+            hint = f"did you mean {module_name}:{path.replace(name, close[0])}?" if close else None
+            raise CommandFailed(f"{module_name!r} has no {name!r}", hint=hint)
+        found = getattr(found, name)
+    return found
+
+
+def _made(factory: Any, target: str) -> Any:
+    try:
+        return factory()
+    except AgentRuntimeError as error:
+        raise CommandFailed(f"{target}() failed: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever a user's function raises
+        raise CommandFailed(f"{target}() failed: {described(error)}") from error

@@ -1,0 +1,135 @@
+"""The demo without a question: three answers, the onion with its times, a wrong key, and a timeout."""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+from rich.text import Text
+
+from agent_runtime import AgentContext, AgentExecutor, AgentResult, EventBus, LLMClient, Secret
+from agent_runtime_adapters.cli.assistant import assistant, document_tools, hanging_search
+from agent_runtime_adapters.cli.extractive import ExtractiveClient
+from agent_runtime_adapters.cli.library import Library
+from agent_runtime_adapters.cli.model import MODEL, ModelChoice
+from agent_runtime_adapters.cli.onion import onion
+from agent_runtime_adapters.cli.run import failure
+from agent_runtime_adapters.cli.streaming import streamed
+from agent_runtime_adapters.cli.terminal import Answer, console, entry, printable
+from agent_runtime_adapters.cli.times import LayerTimes
+from agent_runtime_middleware.auth import ApiKeyRecord, ApiKeys
+from agent_runtime_middleware.logging import LogRecord
+
+_INDENT = 3
+_COLUMN = 12
+_LOGGED = ("outcome", "error_type", "user_id", "duration_ms")
+_HANG = 30.0  # seconds that the broken search would take
+_PATIENCE = 0.5  # seconds that its run gets
+
+
+def demo_key() -> tuple[Secret, Mapping[str, ApiKeyRecord]]:
+    """An API key made for this run, and the records that the Auth layer knows."""
+    key, record = ApiKeys.generate("demo")
+    return key, {record.prefix: record}
+
+
+def own_questions(library: Library) -> Sequence[str]:
+    """Three questions about any folder: what it says under headings from its beginning, middle and end."""
+    topics = list(dict.fromkeys(passage.heading.rpartition(" › ")[2] or passage.file for passage in library.passages))
+    places = dict.fromkeys((0, len(topics) // 2, len(topics) - 1))
+    return [f"What is said about {topics[place]}?" for place in places]
+
+
+class Tour:
+    """Shows everything, section by section, on standard output."""
+
+    def __init__(self, library: Library, client: LLMClient, choice: ModelChoice | None) -> None:
+        self._out = console()
+        self._library = library
+        self._client = client
+        self._choice = choice
+        self._answer = Answer(_INDENT)
+        self._log: deque[LogRecord] = deque(maxlen=1)
+        self._key, self._records = demo_key()
+
+    async def show(self, questions: Sequence[str]) -> None:
+        """Raises `CommandFailed` when a question cannot be answered."""
+        self._introduce()
+        bus, times = EventBus(), LayerTimes()
+        tools = document_tools(self._library, self._tell)
+        executor = assistant(self._client, tools, records=self._records, write=self._log.append, event_bus=bus)
+        async with executor:
+            await times.listen(bus)
+            for number, question in enumerate(questions, start=1):
+                await self._ask(executor, number, question)
+            await bus.drain()
+            self._title("The onion", f"calls and time in the {len(questions)} runs above; inner layers included")
+            self._out.print(onion(executor, times.beside, self._out.width))
+            await self._refuse(executor)
+        await self._time_out()
+
+    def _introduce(self) -> None:
+        files, passages = len(self._library.files), len(self._library.passages)
+        if self._choice is None:
+            model = f"none is configured: an extractive client searches and quotes, word for word; {MODEL} brings a real one"
+        else:
+            model = f"{self._choice.model} at {self._choice.host}"
+        self._out.print(Text("A documentation assistant, inside four layers", style="bold"))
+        self._facts(("documents", f"{files} files, {passages} passages"), ("model", model))
+
+    async def _ask(self, executor: AgentExecutor, number: int, question: str) -> None:
+        self._title(f"{number}  {question}")
+        result = await streamed(executor, self._context(question, self._key), self._answer)
+        if not result.success:
+            raise failure(result)
+        usage = result.usage
+        tokens = f", {usage.input_tokens + usage.output_tokens:,} tokens" if usage.output_tokens else ""
+        spent = f"{result.execution_time_ms / 1000:.2f} s, {usage.requests} model calls{tokens}"
+        self._out.print()
+        self._out.print(Text(f"{' ' * _INDENT}{spent}", style="dim"))
+
+    async def _refuse(self, executor: AgentExecutor) -> None:
+        self._title("A wrong key", "an API key of the right form that nobody issued")
+        stranger, _ = ApiKeys.generate("demo")
+        self._outcome(await executor.execute(self._context("Let me in.", stranger)))
+
+    async def _time_out(self) -> None:
+        self._title("A timeout", f"a search that hangs for {_HANG:g} s, in a run that may take {_PATIENCE:g} s")
+        tools = [hanging_search(_HANG)]
+        executor = assistant(
+            ExtractiveClient(), tools, records=self._records, write=self._log.append, run_timeout=_PATIENCE
+        )
+        async with executor:
+            self._outcome(await executor.execute(self._context("Does it hang?", self._key)))
+
+    def _outcome(self, result: AgentResult) -> None:
+        outcome = "success" if result.success else str(result.error_type)
+        self._facts(
+            ("error_type", outcome),
+            ("error", result.error or "none"),
+            ("after", f"{result.execution_time_ms:,.1f} ms"),
+            ("log", self._logged()),
+        )
+
+    def _logged(self) -> str:
+        """The end of the run as the Logging layer told it, shortened."""
+        record = self._log[-1]
+        fields = record.fields()
+        return " ".join([record.event, *(f"{name}={fields[name]}" for name in _LOGGED if name in fields)])
+
+    def _context(self, task: str, credential: Secret) -> AgentContext:
+        return AgentContext(current_task=task, credential=credential)
+
+    def _tell(self, tool: str, asked: str) -> None:
+        self._answer.end_apart()
+        line = Text(f"{' ' * _INDENT}{tool:<7}{printable(asked)}", style="dim")
+        self._out.print(line, no_wrap=True, overflow="ellipsis")
+
+    def _title(self, title: str, note: str = "") -> None:
+        self._out.print()
+        self._out.print(Text(printable(title), style="bold"))
+        if note:
+            self._out.print(Text(note, style="dim"))
+        self._out.print()
+
+    def _facts(self, *facts: tuple[str, str]) -> None:
+        for name, value in facts:
+            entry(self._out, Text(name, style="dim"), value, column=_COLUMN, indent=_INDENT)
