@@ -75,7 +75,6 @@ def _identity(context: AgentContext, principal: Principal | None) -> ContextChan
         check_name(context.tenant_id, "tenant_id")
     if principal is None:
         return {}
-    check_name(principal.subject, "principal.subject")
     if context.user_id not in ("", principal.subject) or context.tenant_id not in (None, principal.tenant):
         raise PermissionDenied("the context names another user or tenant than the principal; leave both out")
     return {"user_id": principal.subject, "tenant_id": principal.tenant}

@@ -11,6 +11,7 @@ from agent_runtime.edge import Edge
 from agent_runtime.errors import AgentRuntimeError, ConfigurationError, RuntimeClosed
 from agent_runtime.events import EventBus
 from agent_runtime.limits import Limits
+from agent_runtime.payload import check_name
 from agent_runtime.state import State
 from agent_runtime.types import NO_USAGE, AgentResult, ModelResponse, Principal, RunStatus, ToolResult, Usage
 
@@ -104,7 +105,13 @@ class Run:
         raise ConfigurationError(f"context.run.{name}: this context is not in a run; pass it to an executor first")
 
     def authenticated(self, principal: Principal) -> None:
-        """Say who presented a credential that holds; a second principal in one run is a `ConfigurationError`."""
+        """Say who presented a credential that holds; a second principal in one run is a `ConfigurationError`.
+
+        A subject or tenant that is no name of 1 to 255 printable characters is `InvalidInput`.
+        """
+        check_name(principal.subject, "principal.subject")
+        if principal.tenant is not None:
+            check_name(principal.tenant, "principal.tenant")
         if self.principal is not None:
             raise ConfigurationError(f"run {self.run_id!r} has a principal already; use one Auth layer, or principal=")
         self.principal = principal
