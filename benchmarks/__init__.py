@@ -1,0 +1,1 @@
+"""Each figure that the project promises, beside hand-written Python that does only that. Run `python -m benchmarks`."""

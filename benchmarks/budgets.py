@@ -1,0 +1,75 @@
+"""What each figure may cost: the promise as a ratio, and, where we are above it, what we measured and why."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+MARGIN = 1.5  # of a time, for shared and noisy machines; a count gets none
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """`target` and `limit` are values of one machine, in the unit of the case: only their ratio holds on another.
+
+    Attributes:
+        title: What is measured.
+        measured: Our ratio where it is above the target's: the budget, so that it does not grow.
+        reason: Why it is above; exactly where there is a `measured`.
+    """
+
+    title: str
+    target: float
+    limit: float
+    measured: float | None = None
+    reason: str = ""
+
+    @property
+    def target_ratio(self) -> float:
+        return self.target / self.limit
+
+    @property
+    def ratio(self) -> float:
+        """What the check allows, before its margin."""
+        return self.target_ratio if self.measured is None else self.measured
+
+
+BUDGETS: Mapping[str, Budget] = MappingProxyType(
+    {
+        "A1": Budget("one run, no layers", 15, 0.19),
+        "A2": Budget("one run, 10 layers that do nothing", 18, 1.10),
+        "A3": Budget("one more layer that does nothing", 0.25, 0.098),
+        "A4": Budget("one run with a tool round trip, 10 run layers and 3 tool layers", 20, 4.2),
+        "B1, no layers": Budget("one chunk of a stream", 1.0, 0.5),
+        "B1, 10 layers": Budget("one chunk, 10 layers that pass it through", 1.0, 0.5),
+        "B2": Budget("one chunk, 5 layers that look at it", 1.8, 0.86),
+        "B3, stream()": Budget("one chunk of an agent that waits before each, 5 layers", 7, 5.0),
+        "B3, own emit": Budget("the same, pushed into the caller's own sink", 4, 2.6),
+        "B3, built-in agent, stream()": Budget("one chunk of a model that waits before each, 5 layers", 7, 5.0),
+        "B4, stream()": Budget("time to the first chunk, 10 layers", 45, 1.7),
+        "B4, own emit": Budget("the same, pushed into the caller's own sink", 20, 1.7),
+        "B5": Budget("chunks made ahead of a consumer that sleeps", 64, 1),
+        "C1": Budget("one of 1,000 runs that wait at once, 10 layers", 45, 8.4),
+        "C1, tuned GC": Budget("the same, garbage collector as advised", 35, 8.4),
+        "C2": Budget("one of 10,000 runs that wait at once, 10 layers", 115, 13.4),
+        "C2, tuned GC": Budget("the same, garbage collector as advised", 60, 13.4),
+        "C3, no layers": Budget("memory of one waiting run", 6, 2.25),
+        "C3, 10 layers": Budget("memory of one waiting run, 10 layers", 6, 2.25),
+        "F1, nobody listens": Budget("publish, nobody subscribed", 0.25, 0.22),
+        "F1, 1 busy": Budget("publish to 1 subscriber that has work already", 0.8, 0.32),
+        "F1, 10 busy": Budget("publish to 10 of them", 2.0, 1.2),
+        "F1, 100 busy": Budget("publish to 100 of them", 14, 9.7),
+        "F1, 1 idle": Budget("publish to 1 subscriber that waits and is woken", 0.8, 0.32),
+        "F1, 10 idle": Budget("publish to 10 of them", 2.0, 1.2),
+        "F1, 100 idle": Budget("publish to 100 of them", 14, 9.7),
+        "F1, 1, until handled": Budget("one event until 1 handler has had it", 0.8, 0.32),
+        "F1, 10, until handled": Budget("one event until 10 handlers have had it", 2.0, 1.2),
+        "F1, 100, until handled": Budget("one event until 100 handlers have had it", 14, 9.7),
+        "G1, beside its libraries": Budget("import, whole process, beside its libraries alone", 1.25, 1),
+        "G1, beside asyncio": Budget("import, whole process, beside asyncio alone", 100, 44.7),
+        "G2, size": Budget("install of the core, beside msgspec alone", 12, 0.5),
+        "G2, distributions": Budget("distributions of the core, itself included", 12, 1),
+        "H1, encode": Budget("encode 100 messages", 12, 9.0),
+        "H1, decode": Budget("decode 100 messages", 32, 24.5),
+        "H2": Budget("make a context with 8 fields set", 0.2, 0.109),
+    }
+)
