@@ -14,6 +14,7 @@ from anyio.to_thread import run_sync
 
 from agent_runtime.background import cancel_requested
 from agent_runtime.types import Value
+from agent_runtime.wakeup import Wakeup, new_wakeup
 
 T = TypeVar("T")
 
@@ -107,7 +108,7 @@ class Subscription(Generic[T]):
         self._context = copy_context()  # handlers see the context variables of who subscribed
         self._turns: deque[Turn[T]] = deque()
         self._alive = self._handling = self._flush = self._retired = False
-        self._bell: anyio.Event | None = None
+        self._bell: Wakeup | anyio.Event | None = None
         self._rested: anyio.Event | None = None
         self._thread_over: anyio.Event | None = None
         self._delivered = self._failed = self._dropped = self._timed_out = 0
@@ -218,7 +219,7 @@ class Subscription(Generic[T]):
 
     async def _listen(self, length: int, until: float) -> None:
         """Wait until the queue has `length` items, the clock shows `until`, or somebody calls `wake`."""
-        self._bell = anyio.Event()
+        self._bell = new_wakeup()
         self.slow_at = length - 1
         if until == math.inf:
             await self._bell.wait()
