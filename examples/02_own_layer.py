@@ -75,8 +75,4 @@ if __name__ == "__main__":
 #     OpeningHours (guard) from __main__.OpeningHours
 #       in_lower_case (other) from __main__.in_lower_case
 #         = the agent
-# model stage
-#   = the model client
-# tool stage
-#   = the tool
 # AR008 warning (run stage, OpeningHours, LoggingMiddleware): What the outer layer refuses is not observed. Fix: Put logging, tracing and metrics outside the layers that may refuse.

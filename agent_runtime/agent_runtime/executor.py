@@ -172,8 +172,9 @@ class AgentExecutor:
         return self.pipeline.lint(_stages(self.agent))
 
     def explain(self) -> str:
-        """The onion as text."""
-        return f"agent {self.agent_id}\n{self.pipeline.explain()}"
+        """The onion as text: the stages that the agent reaches."""
+        reached = {Stage.RUN, *_stages(self.agent)}
+        return f"agent {self.agent_id}\n{self.pipeline.explain(stage for stage in Stage if stage in reached)}"
 
     async def aclose(self) -> None:
         """Drain the runs for `shutdown_grace` seconds, cancel the rest, end background work. Again is a no-op."""

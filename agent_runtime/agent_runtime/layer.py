@@ -2,7 +2,8 @@
 
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import Any, ClassVar, Protocol, TypeAlias
+from copy import copy
+from typing import Any, ClassVar, Protocol, Self, TypeAlias
 
 from typing_extensions import TypeVar
 
@@ -28,11 +29,18 @@ class BaseMiddleware:
 
     kind: ClassVar[LayerKind] = LayerKind.OTHER
     needs_chunks: bool = False
+    _name: str | None = None
 
     @property
     def name(self) -> str:
-        """Unique in a pipeline; the class's name unless a subclass says otherwise."""
-        return type(self).__name__
+        """Unique in a pipeline; the class's name unless `named` or a subclass says otherwise."""
+        return self._name or type(self).__name__
+
+    def named(self, name: str) -> Self:
+        """A copy under another name: two layers of one class fit into one pipeline."""
+        layer = copy(self)
+        layer._name = name
+        return layer
 
     async def process(self, context: AgentContext, call_next: CallNext) -> AgentResult:
         """Around the run."""

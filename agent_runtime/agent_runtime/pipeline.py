@@ -59,7 +59,9 @@ class MiddlewarePipeline:
             raise ValueError("add() takes before= or after=, not both")
         name = layer_name(layer)
         if any(layer_name(known) == name for known in self._layers):
-            raise ValueError(f"the pipeline has a layer named {name!r} already; give one of them another name")
+            raise ValueError(
+                f"the pipeline has a layer named {name!r} already; give one of them another name, with named()"
+            )
         slots = tuple(_slots(layer, (), ()))
         place = len(self._layers)
         if before is not None:
@@ -138,10 +140,10 @@ class MiddlewarePipeline:
         reached = {Stage.RUN, *stages}
         return findings + [unreached(min(s.calls), s.name) for s in slots if reached.isdisjoint(s.calls)]
 
-    def explain(self) -> str:
+    def explain(self, stages: Iterable[Stage] = tuple(Stage)) -> str:
         """The onion as text, stage by stage: every layer's name, kind, and where it comes from."""
         lines: list[str] = []
-        for stage in Stage:
+        for stage in stages:
             lines.append(f"{stage} stage")
             layers = self.layers(stage)
             lines += [f"  {'  ' * place}{_describe(layer)}" for place, layer in enumerate(layers)]

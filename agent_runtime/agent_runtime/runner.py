@@ -151,13 +151,13 @@ class Runner:
             await context.publish(EventType.AGENT_STARTED)
         run.status = RunStatus.RUNNING
         edge = run.edge
-        if edge.listening:
-            await context.emit(RunStarted(run_id=run.run_id, agent_id=context.agent_id))
         result = await run.handlers.run(context)
         if not isinstance(result, AgentResult):  # pyright: ignore[reportUnnecessaryIsInstance]  # layers are users' code
             raise TypeError(f"the outermost layer returned {type(result).__name__}, not AgentResult")
         if not result.success:
             raise AgentFailed(result.error or "a layer answered with success=False", result=result)
+        if edge.listening and run.executions == 0:
+            await _started(context)
         if edge.listening and not edge.spoke and result.output:
             await context.emit(TextDelta(text=result.output))
         return result
@@ -192,6 +192,8 @@ class Runner:
             run.retries += 1
         try:
             context = _entrusted(context)
+            if run.edge.listening and run.executions == 1:
+                await _started(context)
             if self._sessions is not None and context.session_id is not None:
                 return await self._in_session(context, self._sessions, context.session_id)
             return _answered(await self._answer(context), run)
@@ -222,6 +224,10 @@ def _entrusted(context: AgentContext) -> AgentContext:
             "no layer said who the user is; is the Auth layer conditional?", details={"field": "user_id"}
         )
     return context if context.credential is None else context.replace(credential=None)
+
+
+async def _started(context: AgentContext) -> None:
+    await context.run.edge.emit(RunStarted(run_id=context.run.run_id, agent_id=context.agent_id))
 
 
 def _answered(answer: object, run: Run) -> AgentResult:
@@ -329,7 +335,7 @@ async def _last_event(context: AgentContext, error: Exception | None, result: Ag
     if error is None:
         last = RunCompleted(result=result.to_record())
     else:
-        last = RunFailed(error_type=error_type_of(error), error=safe_text(error))
+        last = RunFailed(run_id=context.run.run_id, error_type=error_type_of(error), error=safe_text(error))
     try:
         await context.emit(last)
     except ConsumerGone:

@@ -16,7 +16,7 @@ class StreamItem(Value, frozen=True, kw_only=True, tag_field="type", omit_defaul
 
 
 class RunStarted(StreamItem, frozen=True, kw_only=True, tag="run_started"):
-    """The run passed the entry checks; first event of every stream."""
+    """Every run layer let the run in, and the agent starts; or a layer has answered. First event of a run not refused."""
 
     run_id: str
     agent_id: str
@@ -91,8 +91,9 @@ class RunCompleted(StreamItem, frozen=True, kw_only=True, tag="run_completed"):
 
 
 class RunFailed(StreamItem, frozen=True, kw_only=True, tag="run_failed"):
-    """The last event of a run that failed; `error` is safe to show."""
+    """The last event of a run that failed, and the only one of a run that was refused; `error` is safe to show."""
 
+    run_id: str
     error_type: ErrorType
     error: str
 

@@ -115,7 +115,7 @@ async def test_s16_an_unknown_user_gets_no_chunk_of_a_stream_and_the_denial_is_a
             async with executor.stream(ask(Secret("ar_wrong"))) as stream:
                 async for event in stream:
                     events.append(event)  # noqa: PERF401 - likewise
-        assert chunks == [] and [type(event).__name__ for event in events] == ["RunStarted", "RunFailed"]
+        assert chunks == [] and [type(event).__name__ for event in events] == ["RunFailed"]
         assert client.calls == 0 and not limit.runs
         assert audit.decisions == ["denied: authentication"] * 2
         known = [chunk async for chunk in executor.execute_stream(ask(KEY))]
