@@ -14,7 +14,8 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
     except ModuleNotFoundError as error:
-        if error.name not in ("rich", "typer"):
+        library = (error.name or "").partition(".")[0]
+        if library not in ("rich", "typer"):
             raise
-        sys.exit(f"error: agent-runtime needs {error.name}: pip install 'onion-agent-runtime[cli]'")
+        sys.exit(f"error: agent-runtime needs {library}: pip install 'onion-agent-runtime[cli]'")
     app.start()

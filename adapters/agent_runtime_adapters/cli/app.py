@@ -1,8 +1,10 @@
 """The commands, put together."""
 
+import os
 import sys
 from importlib.metadata import version
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -56,10 +58,15 @@ for _command in (run, demo, explain, lint, doctor):
 
 def start() -> None:
     """Run the command of this process's arguments, and exit."""
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # closed by whoever started us
+    sys.stderr = sys.stderr or Path(os.devnull).open("w")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a letter shows a question mark
     try:
-        app(prog_name="agent-runtime")
+        with told():
+            app(prog_name="agent-runtime")
+    except typer.Exit as error:
+        leave(error.exit_code)
     except SystemExit as error:
         leave(error.code if isinstance(error.code, int) else 0)

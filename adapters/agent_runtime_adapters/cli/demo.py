@@ -35,7 +35,7 @@ def demo(
         typer.Option(metavar="FOLDER", help="Markdown files to answer from. [default: this project's docs]"),
     ] = None,
 ) -> None:
-    """Answer questions about a folder of Markdown files."""
+    """Answer questions about Markdown files."""
     library = read_library(default_docs() if docs is None else docs)
     choice = chosen(os.environ)
     client = model_client(choice, pace=_PACE if console().is_terminal else 0.0)
@@ -79,7 +79,8 @@ async def _answer(question: str, library: Library, client: LLMClient, choice: Mo
         progress.say(*words)
 
     key, records = demo_key()
-    async with assistant(client, document_tools(library, tell), records=records, write=lambda record: None) as executor:
+    executor = assistant(client, document_tools(library, tell), records=records, write=lambda record: None)
+    async with executor:
         result = await streamed(executor, AgentContext(current_task=question, credential=key), answer)
     if not result.success:
         raise failure(result)

@@ -7,11 +7,12 @@ import traceback
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 import typer
 
 from agent_runtime import AgentRuntimeError, ConfigurationError
-from agent_runtime_adapters.cli.terminal import complain
+from agent_runtime_adapters.cli.terminal import complain, notice
 
 FAILED = 1
 USAGE = 2
@@ -33,6 +34,10 @@ class CommandFailed(Exception):
         self.code = code
 
 
+class Interrupted(Exception):
+    """Ctrl-C ended the command; says what became of its work."""
+
+
 @contextmanager
 def told() -> Generator[None]:
     """Inside, whatever ends the command is told on standard error and becomes a `typer.Exit`."""
@@ -42,10 +47,13 @@ def told() -> Generator[None]:
     except typer.Exit:
         raise
     except BrokenPipeError:
-        _silence()
+        _silence(sys.stdout)
         raise typer.Exit(BROKEN_PIPE) from None
     except KeyboardInterrupt:
-        complain("interrupted")
+        notice("interrupted")
+        raise typer.Exit(INTERRUPTED) from None
+    except Interrupted as error:
+        notice(str(error))
         raise typer.Exit(INTERRUPTED) from None
     except CommandFailed as error:
         complain(str(error), hint=error.hint)
@@ -68,17 +76,18 @@ def described(error: BaseException) -> str:
 
 def leave(code: int) -> None:
     """Exit the process. Threads of calls that were given up do not hold it back."""
-    with suppress(OSError):
-        sys.stdout.flush()
-    with suppress(OSError):
-        sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            _silence(stream)
     others = (thread for thread in threading.enumerate() if thread is not threading.current_thread())
     if any(not thread.daemon for thread in others):
         os._exit(code)
     sys.exit(code)
 
 
-def _silence() -> None:
-    """Throw away what the interpreter would still flush into the broken pipe."""
+def _silence(stream: TextIO) -> None:
+    """Throw away what the interpreter would still flush into a broken pipe."""
     with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -25,7 +25,7 @@ class ModelChoice(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def host(self) -> str:
         """The place, without what else its URL may hold."""
-        return "OpenAI" if self.base_url is None else urlsplit(self.base_url).hostname or "no host"
+        return "OpenAI" if self.base_url is None else urlsplit(self.base_url).netloc.rpartition("@")[2]
 
 
 def chosen(environment: Mapping[str, str]) -> ModelChoice | None:
@@ -43,4 +43,6 @@ def chosen(environment: Mapping[str, str]) -> ModelChoice | None:
             f"{MODEL} is set, and there is no key: neither {API_KEY} nor {OPENAI_API_KEY} is set",
             hint=f"set one of them; or {BASE_URL} for a server that needs no key; or unset {MODEL}",
         )
+    if base_url is not None and not base_url.startswith(("http://", "https://")):
+        raise CommandFailed(f"{BASE_URL} must start with http:// or https://")
     return ModelChoice(model=model, base_url=base_url, api_key=None if key is None else Secret(key))

@@ -26,8 +26,12 @@ def reached(executor: AgentExecutor) -> frozenset[Stage]:
 def onion(executor: AgentExecutor, beside: Beside, width: int) -> RenderableType:
     """One tree per stage, with what `beside` says in one column; lines are cut at `width`."""
     stages = {stage: executor.pipeline.layers(stage) for stage in Stage if stage in reached(executor)}
-    names = [_name(stage, layer) for stage, layers in stages.items() for layer in (*layers, None)]
-    column = max(_GUIDE * (len(layers) + 1) for layers in stages.values()) + max(map(cell_len, names)) + 2
+    ends = (
+        _GUIDE * depth + cell_len(_name(stage, layer))
+        for stage, layers in stages.items()
+        for depth, layer in enumerate((*layers, None), start=1)
+    )
+    column = max(ends) + 2
     return Group(*_spaced(_tree(stage, layers, beside, column, width) for stage, layers in stages.items()))
 
 

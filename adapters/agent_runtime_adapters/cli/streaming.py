@@ -16,7 +16,7 @@ from agent_runtime import (
     TextDelta,
     ToolStarted,
 )
-from agent_runtime_adapters.cli.exits import FAILED, INTERRUPTED, CommandFailed, described
+from agent_runtime_adapters.cli.exits import FAILED, CommandFailed, Interrupted, described
 from agent_runtime_adapters.cli.terminal import Answer, Progress
 
 T = TypeVar("T")
@@ -37,19 +37,21 @@ async def streamed(
             answer.end()
             progress.say("tool", event.name)
 
-    result = await executor.execute(context, emit=show)
+    try:
+        result = await executor.execute(context, emit=show)
+    finally:
+        answer.end()
     if isinstance(result.exception, ConsumerGone) and result.exception.__cause__ is not None:
         raise result.exception.__cause__
-    answer.end()
     return result
 
 
 def run_to_end(function: Callable[..., Coroutine[Any, Any, T]], *arguments: Any) -> T:
-    """Run `function` in an event loop. Ctrl-C cancels it, and is a `CommandFailed` once it has cleaned up."""
+    """Run `function` in an event loop. Ctrl-C cancels it, and is `Interrupted` once it has cleaned up."""
     try:
         return anyio.run(partial(function, *arguments))
     except KeyboardInterrupt:
-        raise CommandFailed("interrupted; the run was cancelled", code=INTERRUPTED) from None
+        raise Interrupted("interrupted; the run was cancelled") from None
     except (AgentRuntimeError, CommandFailed, OSError):
         raise
     except Exception as error:

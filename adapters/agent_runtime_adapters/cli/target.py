@@ -1,6 +1,7 @@
 """`module:attribute` on the command line becomes an executor."""
 
 import importlib
+import inspect
 import sys
 from difflib import get_close_matches
 from pathlib import Path
@@ -22,7 +23,7 @@ def load_executor(target: str) -> AgentExecutor:
     if not colon or not all(part.isidentifier() for part in parts):
         raise CommandFailed(f"{target!r} is not MODULE:ATTRIBUTE", hint=_FORM)
     found = _attribute(_module(module_name), attribute, module_name)
-    if not isinstance(found, AgentExecutor) and callable(found):
+    if not isinstance(found, AgentExecutor) and _is_factory(found):
         found = _made(found, target)
     if not isinstance(found, AgentExecutor):
         raise CommandFailed(
@@ -30,6 +31,16 @@ def load_executor(target: str) -> AgentExecutor:
             hint="name an AgentExecutor, or a function without parameters that returns one",
         )
     return found
+
+
+def _is_factory(thing: Any) -> bool:
+    if not callable(thing) or inspect.iscoroutinefunction(thing):
+        return False
+    try:
+        inspect.signature(thing).bind()
+    except (TypeError, ValueError):  # it needs arguments, or does not say
+        return False
+    return True
 
 
 def _module(name: str) -> Any:

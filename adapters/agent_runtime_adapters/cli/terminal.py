@@ -10,9 +10,15 @@ from rich.text import Text
 _NEVER_WRAPPED = 10_000
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Called where a broken pipe is handled: let it through, how the command ends is not for a console to say."""
+        raise BrokenPipeError
+
+
 def console(*, stderr: bool = False) -> Console:
     """A console for standard output or error. Lines that go into a file or a pipe are as long as they are."""
-    made = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    made = _Console(stderr=stderr, highlight=False, markup=False, emoji=False)
     if not made.is_terminal and "COLUMNS" not in os.environ:
         made.width = _NEVER_WRAPPED
     return made
@@ -23,6 +29,11 @@ def complain(message: str, *, hint: str | None = None) -> None:
     lines = [("error: ", "bold red", message)] + ([("hint:  ", "bold", hint)] if hint else [])
     for label, style, words in lines:
         console(stderr=True).print(Text.assemble((label, style), printable(words)))
+
+
+def notice(message: str) -> None:
+    """Say something on standard error that is no error."""
+    console(stderr=True).print(Text(printable(message)))
 
 
 def entry(out: Console, label: Text, words: str, *, column: int, indent: int = 0) -> None:

@@ -1,0 +1,79 @@
+"""A pseudo-terminal of a given width, and what a program writes to it."""
+
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import termios
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tests.cli.program import COMMAND, environment, heed_ctrl_c
+
+
+class Terminal:
+    """What a program that runs in a terminal has written so far."""
+
+    def __init__(self, process: subprocess.Popen[bytes], end: int) -> None:
+        self.process = process
+        self.text = ""
+        self._end = end
+
+    def read_until(self, words: str) -> None:
+        """Read until `words` are there, or the program has ended."""
+        while words not in self.text and self._read():
+            pass
+
+    def finish(self) -> int:
+        """Read to the end, and return the exit code."""
+        while self._read():
+            pass
+        return self.process.wait(timeout=30)
+
+    def press(self, keys: bytes) -> None:
+        """Type."""
+        os.write(self._end, keys)
+
+    def _read(self) -> bool:
+        with suppress(OSError):  # Linux says "input/output error" at the end
+            data = os.read(self._end, 1 << 16)
+            self.text += data.decode().replace("\r\n", "\n")
+            return bool(data)
+        return False
+
+
+@contextmanager
+def terminal(*arguments: str, cwd: Path, columns: int) -> Generator[Terminal]:
+    """Run the program in a terminal that is `columns` wide."""
+    ours, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    process = subprocess.Popen(
+        [*COMMAND, *arguments],
+        cwd=cwd,
+        env=environment(TERM="xterm-256color"),
+        stdin=its,
+        stdout=its,
+        stderr=its,
+        start_new_session=True,
+        preexec_fn=_take_terminal,
+    )
+    os.close(its)
+    try:
+        yield Terminal(process, ours)
+    finally:
+        process.kill()
+        process.wait(timeout=30)
+        os.close(ours)
+
+
+def _take_terminal() -> None:
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C, typed, is a signal
+    heed_ctrl_c()
+
+
+def without_colours(line: str) -> str:
+    """`line` without escape sequences for colours."""
+    first, *rest = line.split("\x1b[")
+    return first + "".join(piece.partition("m")[2] for piece in rest)
