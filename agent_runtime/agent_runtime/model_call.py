@@ -30,6 +30,8 @@ async def complete(request: ModelRequest) -> ModelResponse:
     """
     context = request.context
     run = context.run
+    if run.closed:
+        raise run.refusal()
     run.model_calls += 1
     if request.attempt > 1:
         run.retries += 1
@@ -82,6 +84,8 @@ async def invoke(call: ToolCall) -> ToolResult:
     """Run the call's function under the executor's limits on count and time."""
     context = call.context
     run = context.run
+    if run.closed:
+        raise run.refusal()
     run.tool_calls += 1
     if run.tool_calls > run.limits.tool_calls:
         limit = run.limits.tool_calls

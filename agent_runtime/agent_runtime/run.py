@@ -119,6 +119,7 @@ class Run:
     def cancel(self) -> None:
         """End the run from inside: it comes back with `RunCancelled`."""
         self.cancel_requested = True
+        self.closed = True
         self.scope.cancel()
 
     def abort(self) -> None:

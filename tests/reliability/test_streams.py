@@ -6,10 +6,24 @@ from typing import TypeAlias
 
 import anyio
 import pytest
-from tests.reliability.watched import ASKED, PIECES, Watched, watched
+from tests.reliability.watched import ASKED, CONFIG, LOOK, PIECES, Watched, watched
 
-from agent_runtime import Limits, StreamEvent
-from agent_runtime.testing import Outcome, Trial, cancellations, inject, no_leaks
+from agent_runtime import (
+    AgentExecutor,
+    BaseMiddleware,
+    CallNext,
+    Limits,
+    ModelRequest,
+    ModelResponse,
+    ModelStarted,
+    Stage,
+    StreamEvent,
+    ToolCall,
+    ToolResult,
+    ToolStarted,
+    tool,
+)
+from agent_runtime.testing import Outcome, ScriptedLLMClient, ScriptedReply, Trial, cancellations, inject, no_leaks
 
 Leave: TypeAlias = Callable[[Watched, int], Awaitable[None]]
 
@@ -127,3 +141,46 @@ async def test_a_consumer_that_is_cancelled_at_any_of_its_awaits_leaves_nothing_
         for fault in cancellations():
             trials = await inject(consume, check, fault=fault)
             assert len(trials) > whole
+
+
+class Gate(BaseMiddleware):
+    """Holds every call of one stage until it is opened."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.opened = anyio.Event()
+
+    async def process_model(
+        self, request: ModelRequest, call_next: CallNext[ModelRequest, ModelResponse]
+    ) -> ModelResponse:
+        if self.stage is Stage.MODEL:
+            await self.opened.wait()
+        return await call_next(request)
+
+    async def process_tool(self, call: ToolCall, call_next: CallNext[ToolCall, ToolResult]) -> ToolResult:
+        if self.stage is Stage.TOOL:
+            await self.opened.wait()
+        return await call_next(call)
+
+
+@pytest.mark.parametrize(("stage", "begun", "calls"), [(Stage.MODEL, ModelStarted, 0), (Stage.TOOL, ToolStarted, 1)])
+async def test_a_layer_that_goes_on_in_the_turn_in_which_the_consumer_leaves_starts_nothing(
+    stage: Stage, begun: type[StreamEvent], calls: int
+) -> None:
+    gate, started = Gate(stage), 0
+
+    @tool
+    async def look(where: str) -> str:
+        nonlocal started
+        started += 1
+        return where
+
+    client = ScriptedLLMClient([ScriptedReply(tool_calls=(LOOK, LOOK)), "done"])
+    executor = AgentExecutor(config=CONFIG, llm_client=client, tools=[look], middleware=[gate])
+    async with executor.stream(ASKED) as stream:
+        async for event in stream:
+            if isinstance(event, begun):
+                await anyio.wait_all_tasks_blocked()
+                gate.opened.set()  # the layers are woken, and have not gone on yet
+                break
+    assert (client.calls, started) == (calls, 0)
