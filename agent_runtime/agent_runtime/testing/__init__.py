@@ -1,5 +1,8 @@
 """What tests of agents, layers and backends need; third parties use the same."""
 
+from agent_runtime.testing.fuzz import hostile_text, hostile_values, json_values, mutated, nested
+from agent_runtime.testing.injection import Injection, Outcome, Trial, cancellations, inject
+from agent_runtime.testing.leaks import Leak, leak_free, no_leaks
 from agent_runtime.testing.llm import LLMClientContract
 from agent_runtime.testing.middleware import MiddlewareContract
 from agent_runtime.testing.proxy import Fault, FaultKind, Proxy, open_proxy
@@ -9,11 +12,24 @@ from agent_runtime.testing.sessions import SessionStoreContract
 __all__ = (
     "Fault",
     "FaultKind",
+    "Injection",
     "LLMClientContract",
+    "Leak",
     "MiddlewareContract",
+    "Outcome",
     "Proxy",
     "ScriptedLLMClient",
     "ScriptedReply",
     "SessionStoreContract",
+    "Trial",
+    "cancellations",
+    "hostile_text",
+    "hostile_values",
+    "inject",
+    "json_values",
+    "leak_free",
+    "mutated",
+    "nested",
+    "no_leaks",
     "open_proxy",
 )
