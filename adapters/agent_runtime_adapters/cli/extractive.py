@@ -25,13 +25,12 @@ class _Found(msgspec.Struct, frozen=True):
 
 
 class _Quotation(msgspec.Struct, frozen=True, kw_only=True):
-    """A block of a file, and how many different words of the question it and the whole passage hold."""
+    """A block of a file, and how many different words of the question it and its heading hold."""
 
     file: str
     line: int
     lines: tuple[str, ...]
     hits: int
-    passage_hits: int
 
 
 class ExtractiveClient:
@@ -102,7 +101,7 @@ def _read(turn: Sequence[Message]) -> Iterator[tuple[str, int, list[str]]]:
 def _answer(question: str, passages: Iterator[tuple[str, int, list[str]]]) -> str:
     wanted = set(words(question))
     quotations = [best for file, line, lines in passages if (best := _best(wanted, file, line, lines))]
-    good = [q for q in quotations if 2 * q.passage_hits >= len(wanted) and 3 * q.hits >= len(wanted)]
+    good = [quotation for quotation in quotations if 2 * quotation.hits >= len(wanted)]
     if not good:
         return "I found nothing in these documents that answers this."
     prose = [quotation for quotation in good if not is_code(quotation.lines)]
@@ -111,12 +110,12 @@ def _answer(question: str, passages: Iterator[tuple[str, int, list[str]]]) -> st
 
 def _best(wanted: set[str], file: str, line: int, lines: list[str]) -> _Quotation | None:
     """The block of the passage that holds most of the wanted words."""
-    passage_hits = len(wanted & set(words("\n".join(lines))))
+    heading = lines[0] if lines[0].startswith("#") else ""
     best: _Quotation | None = None
     for start, block in blocks(lines):
-        hits = len(wanted & set(words("\n".join(block)))) // (2 if is_code(block) else 1)
+        hits = len(wanted & set(words("\n".join((heading, *block)))))
         if best is None or hits > best.hits:
-            best = _Quotation(file=file, line=line + start, lines=block, hits=hits, passage_hits=passage_hits)
+            best = _Quotation(file=file, line=line + start, lines=block, hits=hits)
     return best
 
 
