@@ -1,8 +1,12 @@
-"""What tests of agents, layers and backends need; third parties use the same."""
+"""What tests of agents, layers and backends need; third parties use the same. Needs the `testing` extra."""
 
-from agent_runtime.testing.fuzz import hostile_text, hostile_values, json_values, mutated, nested
+try:
+    from agent_runtime.testing.fuzz import hostile_text, hostile_values, json_values, mutated, nested
+    from agent_runtime.testing.leaks import Leak, leak_free, no_leaks
+except ImportError as error:
+    raise ImportError("agent_runtime.testing needs its extra: pip install 'onion-agent-runtime[testing]'") from error
+
 from agent_runtime.testing.injection import Injection, Outcome, Trial, cancellations, inject
-from agent_runtime.testing.leaks import Leak, leak_free, no_leaks
 from agent_runtime.testing.llm import LLMClientContract
 from agent_runtime.testing.middleware import MiddlewareContract
 from agent_runtime.testing.proxy import Fault, FaultKind, Proxy, open_proxy

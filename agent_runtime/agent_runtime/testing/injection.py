@@ -13,7 +13,7 @@ from agent_runtime.types import Value
 
 T = TypeVar("T")
 
-Fault: TypeAlias = Literal["scope", "native"] | Exception
+Struck: TypeAlias = Literal["scope", "native"] | Exception
 """What happens at the await: the cancellation of a surrounding `CancelScope`, asyncio's own `task.cancel()`, or an
 exception in the place of what the await would have given (its work is done, its answer is lost)."""
 
@@ -96,7 +96,7 @@ async def inject(
     make: Callable[[], Coroutine[Any, Any, T]],
     check: Callable[[Trial], Awaitable[None]] | None = None,
     *,
-    fault: Fault = "scope",
+    fault: Struck = "scope",
     again: int | None = None,
     timeout: float = 5.0,  # noqa: ASYNC109 - of one trial, not of this call
 ) -> list[Trial]:
@@ -132,7 +132,7 @@ def cancellations() -> tuple[Literal["scope", "native"], ...]:
 
 
 async def _try(
-    coroutine: Coroutine[Any, Any, T], at: int, fault: Fault, again: int | None, seconds: float, trials: list[Trial]
+    coroutine: Coroutine[Any, Any, T], at: int, fault: Struck, again: int | None, seconds: float, trials: list[Trial]
 ) -> None:
     outcome, value, error = Outcome.CANCELLED, None, None
     limit = anyio.CancelScope(deadline=anyio.current_time() + seconds)
@@ -151,7 +151,7 @@ async def _try(
     trials.append(Trial(at=at, struck=injection.struck, outcome=outcome, value=value, error=error))
 
 
-def _strike(fault: Fault, scope: anyio.CancelScope) -> Callable[[], object]:
+def _strike(fault: Struck, scope: anyio.CancelScope) -> Callable[[], object]:
     if isinstance(fault, Exception):
         return partial(_raise, fault)
     if fault == "scope":
