@@ -27,7 +27,7 @@ class Edge:
     Attributes:
         listening: Whether there is a consumer.
         spoke: Whether text was delivered that still stands.
-        stalled: Whether the consumer's own sink is busy with an event.
+        stalled: Whether the consumer's own sink is busy with an event, or was cut short in the last one.
         gone: Why the consumer takes no more.
     """
 
@@ -46,7 +46,7 @@ class Edge:
         return nullcontext()
 
     def end_with(self, abort: Callable[[], None]) -> None:
-        """Call `abort` when the consumer goes away."""
+        """Call `abort` when the consumer goes away; at once when it has gone."""
 
     def lose(self, gone: ConsumerGone) -> ConsumerGone:
         """The consumer went away: nothing more may start in the run, and every later emit gives `gone`."""
@@ -76,6 +76,8 @@ class Delivery(Edge):
 
     def end_with(self, abort: Callable[[], None]) -> None:
         self._abort = abort
+        if self.gone is not None:
+            abort()
 
     def lose(self, gone: ConsumerGone) -> ConsumerGone:
         if self.gone is None:
@@ -121,23 +123,25 @@ class Sink(Delivery):
     def __init__(self, send: Emit, *, allow_reset: bool) -> None:
         super().__init__(allow_reset=allow_reset)
         self._send = send
+        self._busy = False
         self._free: anyio.Event | None = None
         self.emit = self._emit
 
     async def _emit(self, event: StreamEvent) -> None:
-        while self.stalled:
+        while self._busy:
             self._free = self._free or anyio.Event()
             await self._free.wait()
         if not self.admit(event):
             return
-        self.stalled = True
+        self._busy = self.stalled = True
         try:
             await self._send(event)
+            self.stalled = False
         except Exception as error:
             what = type(error).__name__
             raise self.lose(ConsumerGone(f"the stream's receiver failed with {what}; the run was ended")) from error
         finally:
-            self.stalled = False
+            self._busy = False
             if self._free is not None:
                 self._free.set()
                 self._free = None

@@ -152,6 +152,8 @@ class Runner:
         run.status = RunStatus.RUNNING
         edge = run.edge
         result = await run.handlers.run(context)
+        if edge.gone is not None:
+            raise edge.gone  # whatever a layer made of it
         if not isinstance(result, AgentResult):  # pyright: ignore[reportUnnecessaryIsInstance]  # layers are users' code
             raise TypeError(f"the outermost layer returned {type(result).__name__}, not AgentResult")
         if not result.success:

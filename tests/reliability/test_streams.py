@@ -102,6 +102,21 @@ async def test_a_stream_that_is_left_after_any_event_ends_its_run_before_the_blo
             await scene.over()
 
 
+async def test_a_stream_that_is_left_at_once_enters_no_layer() -> None:
+    async with no_leaks(), watched() as scene:
+        async with scene.executor.stream(ASKED):
+            scene.leave()
+        await scene.over()
+        assert (scene.layers[0].runs, scene.client.calls) == ([], 0)
+
+
+async def test_a_text_stream_that_nobody_reads_is_no_run() -> None:
+    async with no_leaks(), watched() as scene, scene.executor:
+        await scene.executor.execute_stream(ASKED).aclose()
+        await scene.bus.drain()
+        assert scene.told == []
+
+
 @pytest.mark.parametrize("buffer", BUFFERS)
 @pytest.mark.parametrize("leave", [closes_the_text, drops_the_text])
 async def test_a_text_stream_that_is_left_after_any_piece_ends_its_run(leave: Leave, buffer: int) -> None:

@@ -48,7 +48,7 @@ class Counted(BaseMiddleware):
     """Counts at each stage how often it was entered, and how often the code after `call_next` ran."""
 
     def __init__(self, name: str) -> None:
-        self._name = name
+        self._title = name
         self.entered: Counter[str] = Counter()
         self.left: Counter[str] = Counter()
         self.pieces = 0
@@ -56,7 +56,7 @@ class Counted(BaseMiddleware):
 
     @property
     def name(self) -> str:
-        return self._name
+        return self._title
 
     async def process(self, context: AgentContext, call_next: CallNext) -> AgentResult:
         self.runs.append(context.run)
@@ -154,9 +154,7 @@ def _told(status: RunStatus) -> EventType:
 
 
 @asynccontextmanager
-async def watched(
-    limits: Limits | None = None, script: Iterable[ScriptedReply] = SCRIPT
-) -> AsyncGenerator[Watched]:
+async def watched(limits: Limits | None = None, script: Iterable[ScriptedReply] = SCRIPT) -> AsyncGenerator[Watched]:
     """A `Watched` with its bus open. The executor's own lifespan is the test's business."""
     async with EventBus() as bus:
         scene = Watched(bus, limits or Limits(), script)
