@@ -301,7 +301,7 @@ async def test_s08_a_run_past_its_timeout_ends_at_once_wherever_it_hangs(where: 
         result = await executor.execute(ask(session_id="s1"))
         took = anyio.current_time() - started
     assert (result.success, result.error_type) == (False, ErrorType.TIMEOUT)
-    assert 0.04 < took < 0.5 and not executor.runs
+    assert 0.04 < took < 1.0 and not executor.runs
 
 
 @pytest.mark.parametrize(
