@@ -37,7 +37,7 @@ async def bare_agent(context: bare.Context) -> str:
 
 
 def executed(layers: int) -> AgentExecutor:
-    return AgentExecutor(agent, middleware=onion.layers(onion.Passing, layers))
+    return AgentExecutor(agent, middleware=onion.layers(onion.Passing(), layers))
 
 
 def hand_written(layers: int) -> Callable[[], Awaitable[bare.Answer]]:
@@ -90,13 +90,6 @@ def difference(none: Measure, many: Measure) -> Measure:
 
 class PassingTools(BaseMiddleware):
     """A layer that does nothing around each tool call."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    @property
-    def name(self) -> str:
-        return self._name
 
     async def process_tool(self, call: ToolCall, call_next: CallNext[ToolCall, ToolResult]) -> ToolResult:
         return await call_next(call)
@@ -166,12 +159,11 @@ def bare_tool_agent() -> bare.Handler:
 
 @asynccontextmanager
 async def tool_round_trip() -> AsyncGenerator[Sides]:
-    around_tools = [PassingTools(f"tools {number}") for number in range(3)]
     executor = AgentExecutor(
         config=AgentConfig(name="agent"),
         llm_client=AddingClient(),
         tools=[add],
-        middleware=[*onion.layers(onion.Passing, 10), *around_tools],
+        middleware=[*onion.layers(onion.Passing(), 10), *onion.layers(PassingTools(), 3)],
     )
     context = onion.context()
 

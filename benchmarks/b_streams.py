@@ -106,7 +106,7 @@ async def per_chunk(limit: Callable[[], Awaitable[int]], ours: Callable[[], Awai
 
 
 async def layered(agent: Agent, kind: type[onion.Passing], layers: int) -> AgentExecutor:
-    executor = AgentExecutor(agent, middleware=onion.layers(kind, layers))
+    executor = AgentExecutor(agent, middleware=onion.layers(kind(), layers))
     await onion.assert_called(executor, kind.process, "x" * CHUNKS)
     return executor
 
@@ -173,12 +173,13 @@ async def first_pushed(executor: AgentExecutor) -> float:
 
 
 class OneChunk:
-    """An agent that says one thing."""
+    """An agent that says one thing and then waits, as one does whose model goes on."""
 
     name = "agent"
 
     async def run(self, context: AgentContext, /) -> str:
         await context.emit(TextDelta(text="x"))
+        await asyncio.sleep(0)
         return "x"
 
 
@@ -191,6 +192,7 @@ def first_by_hand(layers: int) -> Callable[[], Awaitable[float]]:
 
     async def agent(_: bare.Context) -> str:
         await send(bare.Chunk(text="x"))
+        await asyncio.sleep(0)
         return "x"
 
     handler = bare.onion(agent, layers)
@@ -205,7 +207,7 @@ def first_by_hand(layers: int) -> Callable[[], Awaitable[float]]:
 
 @asynccontextmanager
 async def first_chunk(ours: Callable[[AgentExecutor], Awaitable[float]]) -> AsyncGenerator[Sides]:
-    executor = AgentExecutor(OneChunk(), middleware=onion.layers(onion.Passing, 10))
+    executor = AgentExecutor(OneChunk(), middleware=onion.layers(onion.Passing(), 10))
     await onion.assert_called(executor, onion.Passing.process, "x")
     limit = first_by_hand(10)
     assert await calls(bare.passing, limit) == 10

@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -34,8 +34,11 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 class Turn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A message."""
 
-    role: str
-    content: str
+    role: Literal["user", "assistant", "tool"]
+    content: str = ""
+    tool_calls: tuple[str, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
 
 
 Handler: TypeAlias = Callable[[Context], Awaitable[str]]

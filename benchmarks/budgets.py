@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-MARGIN = 1.5  # of a time, for shared and noisy machines; a count gets none
+MARGIN = 1.5  # for shared and noisy machines, and for other versions of Python
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +15,7 @@ class Budget:
         title: What is measured.
         measured: Our ratio where it is above the target's: the budget, so that it does not grow.
         reason: Why it is above; exactly where there is a `measured`.
+        margin: By what the check multiplies the budget; 1 for what can be counted.
     """
 
     title: str
@@ -22,6 +23,7 @@ class Budget:
     limit: float
     measured: float | None = None
     reason: str = ""
+    margin: float = MARGIN
 
     @property
     def target_ratio(self) -> float:
@@ -29,47 +31,118 @@ class Budget:
 
     @property
     def ratio(self) -> float:
-        """What the check allows, before its margin."""
+        """What the check allows, but for its margin."""
         return self.target_ratio if self.measured is None else self.measured
 
+
+_TOOL = (
+    "a tool call has limits and a deadline of its own, an anyio scope with a timer; each of the two model calls has retry, "
+    "accounting and limits"
+)
+_CHUNK = (
+    "each chunk passes the edge's bookkeeping: sequence, restart, bytes that wait, and whether the consumer is gone; the "
+    "time itself is at most a tenth over the target"
+)
+_FIRST = "a stream is structured, and its task group costs more than the run; the limit is quicker here, and the 45 µs are met"
+_IDLE = (
+    "an idle subscriber is a task that must be woken, where the limit calls its handler on the spot; handlers that block "
+    "or fail do not reach the publisher in exchange"
+)
+_HANDLED = (
+    "each event goes through a bounded queue to a worker that counts, orders and isolates, where the limit calls the "
+    "handler on the spot"
+)
 
 BUDGETS: Mapping[str, Budget] = MappingProxyType(
     {
         "A1": Budget("one run, no layers", 15, 0.19),
         "A2": Budget("one run, 10 layers that do nothing", 18, 1.10),
         "A3": Budget("one more layer that does nothing", 0.25, 0.098),
-        "A4": Budget("one run with a tool round trip, 10 run layers and 3 tool layers", 20, 4.2),
-        "B1, no layers": Budget("one chunk of a stream", 1.0, 0.5),
-        "B1, 10 layers": Budget("one chunk, 10 layers that pass it through", 1.0, 0.5),
+        "A4": Budget("one run with a tool round trip, 10 run layers and 3 tool layers", 20, 4.2, 11.3, _TOOL),
+        "B1, no layers": Budget("one chunk of a stream", 1.0, 0.5, 2.5, _CHUNK),
+        "B1, 10 layers": Budget("one chunk, 10 layers that pass it through", 1.0, 0.5, 2.5, _CHUNK),
         "B2": Budget("one chunk, 5 layers that look at it", 1.8, 0.86),
-        "B3, stream()": Budget("one chunk of an agent that waits before each, 5 layers", 7, 5.0),
+        "B3, stream()": Budget(
+            "one chunk of an agent that waits before each, 5 layers", 7, 5.0, 1.42, "the 7 µs are met; as for B1"
+        ),
         "B3, own emit": Budget("the same, pushed into the caller's own sink", 4, 2.6),
-        "B3, built-in agent, stream()": Budget("one chunk of a model that waits before each, 5 layers", 7, 5.0),
-        "B4, stream()": Budget("time to the first chunk, 10 layers", 45, 1.7),
+        "B3, built-in agent, stream()": Budget(
+            "one chunk of a model that waits before each, 5 layers",
+            7,
+            5.0,
+            1.55,
+            "a model's chunk is also watched for silence and counted as a token",
+        ),
+        "B4, stream()": Budget("time to the first chunk, 10 layers", 45, 1.7, 34.0, _FIRST),
         "B4, own emit": Budget("the same, pushed into the caller's own sink", 20, 1.7),
-        "B5": Budget("chunks made ahead of a consumer that sleeps", 64, 1),
+        "B5": Budget("chunks made ahead of a consumer that sleeps", 64, 1, margin=1),
         "C1": Budget("one of 1,000 runs that wait at once, 10 layers", 45, 8.4),
         "C1, tuned GC": Budget("the same, garbage collector as advised", 35, 8.4),
-        "C2": Budget("one of 10,000 runs that wait at once, 10 layers", 115, 13.4),
-        "C2, tuned GC": Budget("the same, garbage collector as advised", 60, 13.4),
-        "C3, no layers": Budget("memory of one waiting run", 6, 2.25),
-        "C3, 10 layers": Budget("memory of one waiting run, 10 layers", 6, 2.25),
-        "F1, nobody listens": Budget("publish, nobody subscribed", 0.25, 0.22),
+        "C2": Budget(
+            "one of 10,000 runs that wait at once, 10 layers",
+            115,
+            13.4,
+            10.0,
+            "most of it are the collector's passes over all that waits; the limit is quicker here, and the 115 µs are met",
+        ),
+        "C2, tuned GC": Budget(
+            "the same, garbage collector as advised",
+            60,
+            13.4,
+            7.5,
+            "one pass of the collector's middle generation falls into most rounds; the target's limit was not tuned",
+        ),
+        "C3, no layers": Budget(
+            "memory of one waiting run", 6, 2.25, 2.8, "the limit holds less here, and the 6 KiB are met"
+        ),
+        "C3, 10 layers": Budget(
+            "memory of one waiting run, 10 layers",
+            6,
+            2.25,
+            5.7,
+            "a layer that waits holds two coroutines, its own and the one that checks what it returns and raises",
+        ),
+        # No limit is known for this one: it is what those for 1, 10 and 100 handlers leave when there is none.
+        "F1, nobody listens": Budget(
+            "publish, nobody subscribed",
+            0.25,
+            0.22,
+            1.6,
+            "the 0.25 µs are met; it looks up the route, where the limit has none",
+        ),
         "F1, 1 busy": Budget("publish to 1 subscriber that has work already", 0.8, 0.32),
         "F1, 10 busy": Budget("publish to 10 of them", 2.0, 1.2),
         "F1, 100 busy": Budget("publish to 100 of them", 14, 9.7),
-        "F1, 1 idle": Budget("publish to 1 subscriber that waits and is woken", 0.8, 0.32),
-        "F1, 10 idle": Budget("publish to 10 of them", 2.0, 1.2),
-        "F1, 100 idle": Budget("publish to 100 of them", 14, 9.7),
-        "F1, 1, until handled": Budget("one event until 1 handler has had it", 0.8, 0.32),
-        "F1, 10, until handled": Budget("one event until 10 handlers have had it", 2.0, 1.2),
-        "F1, 100, until handled": Budget("one event until 100 handlers have had it", 14, 9.7),
+        "F1, 1 idle": Budget("publish to 1 subscriber that waits and is woken", 0.8, 0.32, 4.8, _IDLE),
+        "F1, 10 idle": Budget("publish to 10 of them", 2.0, 1.2, 7.0, _IDLE),
+        "F1, 100 idle": Budget("publish to 100 of them", 14, 9.7, 7.5, _IDLE),
+        "F1, 1, until handled": Budget("one event until 1 handler has had it", 0.8, 0.32, 4.2, _HANDLED),
+        "F1, 10, until handled": Budget("one event until 10 handlers have had it", 2.0, 1.2, 6.0, _HANDLED),
+        "F1, 100, until handled": Budget("one event until 100 handlers have had it", 14, 9.7, 6.4, _HANDLED),
         "G1, beside its libraries": Budget("import, whole process, beside its libraries alone", 1.25, 1),
-        "G1, beside asyncio": Budget("import, whole process, beside asyncio alone", 100, 44.7),
-        "G2, size": Budget("install of the core, beside msgspec alone", 12, 0.5),
-        "G2, distributions": Budget("distributions of the core, itself included", 12, 1),
-        "H1, encode": Budget("encode 100 messages", 12, 9.0),
+        "G1, beside asyncio": Budget(
+            "import, whole process, beside asyncio alone",
+            100,
+            44.7,
+            3.2,
+            "pydantic is half of it: its BaseModel, and building the first model",
+        ),
+        "G2, size": Budget("install of the core, beside msgspec alone", 12, 0.5, margin=1),
+        "G2, distributions": Budget("distributions of the core, itself included", 12, 1, margin=1),
+        "H1, encode": Budget(
+            "encode 100 messages",
+            12,
+            9.0,
+            1.7,
+            "a record has a checksum that shows damage, a third of the time; the 12 µs are met",
+        ),
         "H1, decode": Budget("decode 100 messages", 32, 24.5),
-        "H2": Budget("make a context with 8 fields set", 0.2, 0.109),
+        "H2": Budget(
+            "make a context with 8 fields set",
+            0.2,
+            0.109,
+            1.9,
+            "it has 15 fields, and one of them is the time",
+        ),
     }
 )

@@ -37,7 +37,7 @@ Answer = Callable[[], Coroutine[object, object, str]]
 
 async def answering(layers: int) -> Answer:
     """Our side of one run, checked."""
-    executor = AgentExecutor(waiting, agent_id="agent", middleware=onion.layers(onion.Passing, layers))
+    executor = AgentExecutor(waiting, agent_id="agent", middleware=onion.layers(onion.Passing(), layers))
     await onion.assert_called(executor, onion.Passing.process, "hi")
     context = onion.context()
 

@@ -9,7 +9,7 @@ from agent_runtime import EventBus, SystemEvent
 from benchmarks.harness import Case, Measure, Sides, per_call
 
 QUEUE = 1_000_000  # nothing is dropped in a round
-BUSES = 1_000  # subscribers, on as many buses, that are idle when a round starts
+BUSES = 100  # subscribers, on as many buses, that are idle when a round starts
 
 EVENT = SystemEvent(event_type="a")
 Handler = Callable[[SystemEvent], Awaitable[None]]

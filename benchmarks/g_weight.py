@@ -24,6 +24,7 @@ LIMIT = "msgspec"  # all that hand-written code would install
 OURS = "import agent_runtime"
 # Its libraries, by the names that it takes from them and with one model: pydantic loads its parts when they are needed.
 LIBRARIES = """
+import asyncio
 import anyio, anyio.abc, anyio.lowlevel, anyio.streams.memory, anyio.to_thread
 import msgspec
 import typing_extensions

@@ -11,12 +11,10 @@ from benchmarks import bare
 from benchmarks.harness import Case, Sides, per_plain_call
 
 TEXTS = [f"message {number}: what people say to each other in a line or two" for number in range(100)]
-ROLES = ("user", "assistant")
-
 CONVERSATION = tuple(
     Message(role="assistant" if number % 2 else "user", content=text) for number, text in enumerate(TEXTS)
 )
-BARE = tuple(bare.Turn(role=ROLES[number % 2], content=text) for number, text in enumerate(TEXTS))
+BARE = tuple(bare.Turn(role="assistant" if number % 2 else "user", content=text) for number, text in enumerate(TEXTS))
 
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(tuple[bare.Turn, ...]).decode

@@ -29,7 +29,7 @@ class Case:
         name: The figure of `BUDGETS`, "A1" or "F1, 10 idle".
         unit: Of both values: µs, ms, KiB, MB, or what is counted.
         prepare: Opens what is measured; entering it asserts the answers and that every layer is called.
-        counted: The value is a count and not a time: one round is enough, and a budget needs no margin.
+        counted: The value is a count and not a time: one round is enough.
     """
 
     name: str

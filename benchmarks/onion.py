@@ -9,13 +9,6 @@ from benchmarks.harness import calls
 class Passing(BaseMiddleware):
     """A layer that does nothing."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    @property
-    def name(self) -> str:
-        return self._name
-
     async def process(self, context: AgentContext, call_next: CallNext) -> AgentResult:
         return await call_next(context)
 
@@ -36,8 +29,8 @@ class Touching(Passing):
         return await call_next(context.replace(emit=look))
 
 
-def layers(kind: Callable[[str], BaseMiddleware], count: int) -> list[BaseMiddleware]:
-    return [kind(f"layer {number}") for number in range(count)]
+def layers(layer: BaseMiddleware, count: int) -> list[BaseMiddleware]:
+    return [layer.named(f"{layer.name} {number}") for number in range(count)]
 
 
 def context() -> AgentContext:

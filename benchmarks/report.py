@@ -8,7 +8,7 @@ from importlib import metadata
 
 import msgspec
 
-from benchmarks.budgets import MARGIN, Budget
+from benchmarks.budgets import Budget
 from benchmarks.harness import Outcome, Spread
 
 BEGIN = "<!-- benchmarks: begin, written by python -m benchmarks -->"
@@ -26,13 +26,12 @@ def versions() -> dict[str, str]:
 
 def over_budget(outcome: Outcome, budget: Budget) -> str | None:
     """What is wrong with `outcome`; `None` when it is within `budget` and the margin."""
-    margin = 1.0 if outcome.case.counted else MARGIN
-    allowed = budget.ratio * margin
+    allowed = budget.ratio * budget.margin
     if outcome.ratio.median <= allowed:
         return None
     return (
         f"{outcome.case.name} ({budget.title}): {number(outcome.ratio.median)} times the limit, "
-        f"allowed are {number(budget.ratio)} × {margin:g} = {number(allowed)}"
+        f"allowed are {number(budget.ratio)} × {budget.margin:g} = {number(allowed)}"
     )
 
 
@@ -70,14 +69,17 @@ def table(outcomes: Sequence[Outcome], budgets: Mapping[str, Budget]) -> str:
         + ", ".join(f"{name} {on[name]}" for name in LIBRARIES)
         + f"; {max(o.rounds for o in outcomes)} rounds.",
         "",
-        "| | figure | unit | limit | ours (range) | ours ÷ limit (range) | target | |",
+        "| | figure | unit | limit | ours (range) | ours ÷ limit (range) | target (ours / limit where it was set) | |",
         "|---|---|---|---|---|---|---|---|",
     ]
     lines += [row(outcome, budgets[outcome.case.name]) for outcome in outcomes]
-    reasons = [(outcome.case.name, budgets[outcome.case.name].reason) for outcome in outcomes]
-    if any(reason for _, reason in reasons):
-        lines += ["", "Above the target, and why:", ""]
-        lines += [f"- **{name}**: {reason}" for name, reason in reasons if reason]
+    reasons: dict[str, list[str]] = {}
+    for name in (outcome.case.name for outcome in outcomes):
+        if budgets[name].reason:
+            reasons.setdefault(budgets[name].reason, []).append(name)
+    if reasons:
+        lines += ["", "Above the target's ratio, and why:", ""]
+        lines += [f"- **{'; '.join(names)}**: {reason}." for reason, names in reasons.items()]
     return "\n".join(lines)
 
 
@@ -90,7 +92,7 @@ def row(outcome: Outcome, budget: Budget) -> str:
         number(outcome.limit.median),
         spread(outcome.ours),
         spread(outcome.ratio),
-        f"≤ {number(budget.target_ratio)}",
+        f"≤ {number(budget.target_ratio)} ({budget.target:g} / {budget.limit:g})",
         verdict,
     )
     return f"| {' | '.join(cells)} |"

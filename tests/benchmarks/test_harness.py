@@ -38,9 +38,9 @@ def case(limit: Measure, ours: Measure, *, counted: bool = False) -> Case:
     return Case("X1", "µs", prepare, counted=counted)
 
 
-def outcome(ratio: float, *, counted: bool = False) -> Outcome:
+def outcome(ratio: float) -> Outcome:
     one, other = Spread.of([1.0]), Spread.of([ratio])
-    return Outcome(case(giving(cycle([1.0])), giving(cycle([ratio])), counted=counted), 1, one, other, other)
+    return Outcome(case(giving(cycle([1.0])), giving(cycle([ratio]))), 1, one, other, other)
 
 
 BUDGET = Budget("an example", target=4.0, limit=2.0)
@@ -97,11 +97,12 @@ async def test_calls_are_counted_also_of_a_coroutine_that_waits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ratio", "counted", "passes"),
-    [(2.0, False, True), (2.0 * MARGIN, False, True), (3.1, False, False), (2.0, True, True), (2.1, True, False)],
+    ("ratio", "margin", "passes"),
+    [(2.0, MARGIN, True), (2.0 * MARGIN, MARGIN, True), (3.1, MARGIN, False), (2.0, 1.0, True), (2.1, 1.0, False)],
 )
-def test_a_time_has_a_margin_and_a_count_has_none(ratio: float, counted: bool, passes: bool) -> None:
-    assert (over_budget(outcome(ratio, counted=counted), BUDGET) is None) is passes
+def test_a_ratio_may_exceed_its_budget_by_the_margin(ratio: float, margin: float, passes: bool) -> None:
+    budget = Budget("an example", target=4.0, limit=2.0, margin=margin)
+    assert (over_budget(outcome(ratio), budget) is None) is passes
 
 
 def test_what_was_measured_above_the_target_is_the_budget() -> None:
@@ -140,9 +141,9 @@ def test_numbers_have_three_digits_that_mean_something(value: float, text: str) 
 def test_the_table_has_a_row_for_each_case_and_the_reasons() -> None:
     budget = Budget("an example", target=4.0, limit=2.0, measured=5.0, reason="it is far")
     page = table([outcome(5.0)], {"X1": budget})
-    assert row(outcome(5.0), budget) == "| X1 | an example | µs | 1.00 | 5.00 | 5.00 | ≤ 2.00 | above |"
+    assert row(outcome(5.0), budget) == "| X1 | an example | µs | 1.00 | 5.00 | 5.00 | ≤ 2.00 (4 / 2) | above |"
     assert row(outcome(5.0), budget) in page
-    assert page.endswith("- **X1**: it is far")
+    assert page.endswith("- **X1**: it is far.")
 
 
 def test_a_line_of_json_says_all_that_is_needed_to_compare() -> None:
