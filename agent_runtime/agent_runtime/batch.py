@@ -7,9 +7,9 @@ from typing import TypeAlias
 import anyio
 from anyio.streams.memory import MemoryObjectSendStream
 
-from agent_runtime.background import Background
+from agent_runtime.background import Background, cancel_requested
 from agent_runtime.context import AgentContext
-from agent_runtime.errors import ConfigurationError, ErrorType, safe_text
+from agent_runtime.errors import ConfigurationError, ErrorType, RunCancelled, safe_text
 from agent_runtime.types import AgentResult
 
 Execute: TypeAlias = Callable[[AgentContext], Awaitable[AgentResult]]
@@ -54,6 +54,9 @@ async def _isolated(execute: Execute, context: AgentContext) -> AgentResult:
     try:
         return await execute(context)
     except Exception as error:  # noqa: BLE001 - a bug fails its own item only; it is in `exception`
-        return AgentResult(
-            success=False, error=safe_text(error), error_type=ErrorType.INTERNAL, exception=error, run_id=context.run_id
-        )
+        return AgentResult(success=False, error=safe_text(error), error_type=ErrorType.INTERNAL, exception=error)
+    except anyio.get_cancelled_exc_class():
+        if cancel_requested():
+            raise
+        error = RunCancelled("the run awaited a task that was cancelled")
+        return AgentResult(success=False, error=str(error), error_type=error.error_type, exception=error)

@@ -6,9 +6,11 @@ from typing import Self
 
 import anyio
 from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint_if_cancelled
 
-from agent_runtime.background import Background
+from agent_runtime.background import Background, cancel_requested
 from agent_runtime.edge import Channel
+from agent_runtime.errors import RunCancelled
 from agent_runtime.stream import StreamEvent, TextDelta
 from agent_runtime.types import AgentResult
 
@@ -26,8 +28,10 @@ class Producer:
         """Run to the end, whatever it is; what the run raises is kept for the consumer."""
         try:
             self._result = await self._run(self.channel)
-        except anyio.get_cancelled_exc_class():
-            raise
+        except anyio.get_cancelled_exc_class() as error:
+            if cancel_requested():
+                raise
+            self._error = error  # the run awaited a task that was cancelled
         except BaseException as error:  # noqa: BLE001 - raised in the consumer's task by `next`
             self._error = error
         finally:
@@ -40,8 +44,10 @@ class Producer:
             return event
         if self._error is not None:
             raise self._error
-        if self._result is not None and not self._result.success:
-            self._result.unwrap()
+        if self._result is None:
+            await checkpoint_if_cancelled()  # most likely by what has cancelled the run
+            raise RunCancelled("the run was cancelled before its end")
+        self._result.unwrap()
         raise StopAsyncIteration
 
     @property
@@ -118,8 +124,8 @@ class TextStream:
 
     async def __anext__(self) -> str:
         if not self._started:
-            self._started = True
             self._background.start(self._producer.produce, name="execute_stream", on_end=self._producer.channel.end)
+            self._started = True
         while True:
             event = await self._producer.next()
             if isinstance(event, TextDelta):

@@ -195,7 +195,7 @@ class EventBus:
 
     def wants(self, event_type: str) -> bool:
         """Whether anybody listens: ask before making an event."""
-        return bool(self._routes.get(event_type, self._any))
+        return not self._closed and bool(self._routes.get(event_type, self._any))
 
     def stats(self, subscription_id: str) -> SubscriberStats:
         """What became of a subscriber's events. Raises `KeyError` for an id that is not subscribed."""

@@ -57,12 +57,13 @@ async def complete(request: ModelRequest) -> ModelResponse:
                 first_token=run.limits.first_token,
                 idle=run.limits.idle,
             )
+        _check(request, response)
     except BaseException as error:
         run.spend(Usage(requests=1, output_tokens=pieces))
         if isinstance(error, Exception):
             run.failure = error
         raise
-    _account(request, response)
+    run.spend(response.usage if response.usage.requests else ONE_REQUEST + response.usage)
     if run.bus is not None:
         await context.publish(
             EventType.LLM_INVOCATION_COMPLETE,
@@ -72,12 +73,11 @@ async def complete(request: ModelRequest) -> ModelResponse:
     return response
 
 
-def _account(request: ModelRequest, response: ModelResponse) -> None:
+def _check(request: ModelRequest, response: ModelResponse) -> None:
     if not isinstance(response, ModelResponse):  # pyright: ignore[reportUnnecessaryIsInstance]  # clients are users' code
         raise TypeError(
             f"{type(request.client).__name__}.complete returned {type(response).__name__}, not ModelResponse"
         )
-    request.run.spend(response.usage if response.usage.requests else ONE_REQUEST + response.usage)
 
 
 async def invoke(call: ToolCall) -> ToolResult:
@@ -97,12 +97,12 @@ async def invoke(call: ToolCall) -> ToolResult:
     started = time.perf_counter()
     try:
         result = await _within_time(call)
+        if not isinstance(result, ToolResult):  # pyright: ignore[reportUnnecessaryIsInstance]  # functions are users' code
+            raise TypeError(f"tool {call.name!r} returned {type(result).__name__}, not ToolResult")
     except Exception as error:
         run.failure = error
         await _tool_ended(call, started, error)
         raise
-    if not isinstance(result, ToolResult):  # pyright: ignore[reportUnnecessaryIsInstance]  # functions are users' code
-        raise TypeError(f"tool {call.name!r} returned {type(result).__name__}, not ToolResult")
     if run.bus is not None:
         await _tool_ended(call, started, None)
     return result

@@ -4,6 +4,7 @@ import asyncio
 
 import anyio
 import msgspec
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from agent_runtime.context import AgentContext, AgentFunction
 from agent_runtime.edge import Edge
@@ -103,6 +104,7 @@ class Runner:
             del self.runs[run.run_id]
             if self._idle is not None and not self.runs:
                 self._idle.set()
+                self._idle = None
 
     async def drain(self, grace: float) -> None:
         """Refuse new runs, give those in flight `grace` seconds, then cancel them and wait until the last has ended."""
@@ -118,7 +120,7 @@ class Runner:
 
     async def _all_ended(self) -> None:
         while self.runs:
-            self._idle = anyio.Event()
+            self._idle = self._idle or anyio.Event()
             await self._idle.wait()
 
     def _handlers(self) -> Handlers:
@@ -135,12 +137,18 @@ class Runner:
         try:
             with scope:
                 result = await self._pass(context, principal)
-            if result is None:
+            if result is None or scope.cancel_called:  # a result after the cancellation: something swallowed it
                 result = _failed(_cut_short(context))
         except AgentRuntimeError as error:
             result = _failed(_cut_short(context, error) if scope.cancel_called else error)
-        if _native_cancels() > cancels:
-            raise asyncio.CancelledError  # the caller's cancel reached this task, and something in the run swallowed it
+        except Exception as error:
+            if context.run.edge.gone is None:
+                raise
+            result = _failed(_cut_short(context, error))
+        if (now := _native_cancels()) != cancels or now is None:
+            await checkpoint_if_cancelled()  # the caller's cancellation, if something in the run has swallowed it
+        if now is not None and now != cancels:
+            raise asyncio.CancelledError  # the same, when it is no scope's
         return result
 
     async def _pass(self, context: AgentContext, principal: Principal | None) -> AgentResult:
@@ -152,8 +160,6 @@ class Runner:
         run.status = RunStatus.RUNNING
         edge = run.edge
         result = await run.handlers.run(context)
-        if edge.gone is not None:
-            raise edge.gone  # whatever a layer made of it
         if not isinstance(result, AgentResult):  # pyright: ignore[reportUnnecessaryIsInstance]  # layers are users' code
             raise TypeError(f"the outermost layer returned {type(result).__name__}, not AgentResult")
         if not result.success:
@@ -237,10 +243,10 @@ def _answered(answer: object, run: Run) -> AgentResult:
         return AgentResult(output=answer)
     if not isinstance(answer, AgentResult):
         raise TypeError(f"the agent returned {type(answer).__name__}; it must return AgentResult or str")
-    if not answer.success:
-        raise AgentFailed(answer.error or "the agent failed without saying why", result=answer)
     if run.model_calls == 0 and answer.usage is not NO_USAGE:
         run.spend(answer.usage)
+    if not answer.success:
+        raise AgentFailed(answer.error or "the agent failed without saying why", result=answer)
     return answer
 
 
@@ -344,10 +350,10 @@ async def _last_event(context: AgentContext, error: Exception | None, result: Ag
         pass  # the run has ended already, and there is nobody left to tell
 
 
-def _native_cancels() -> int:
-    """How often this task was cancelled, on asyncio; trio has no cancel that could be swallowed."""
+def _native_cancels() -> int | None:
+    """How often this asyncio task was cancelled, by a scope or by `cancel()`; `None` on trio, which does not say."""
     try:
         task = asyncio.current_task()
     except RuntimeError:
-        return 0
-    return 0 if task is None else task.cancelling()
+        return None
+    return None if task is None else task.cancelling()
