@@ -35,17 +35,19 @@ def ask() -> AgentContext:
 
 
 class Endless:
-    """A model that never stops, and tells when its connection was closed."""
+    """A model that never stops, or falls silent after some tokens; it tells when its connection was closed."""
 
-    def __init__(self, told: list[str]) -> None:
+    def __init__(self, told: list[str], silent_after: float = float("inf")) -> None:
         self.told = told
+        self.silent_after = silent_after
         self.sent = 0
 
     async def tokens(self) -> AsyncGenerator[str]:
         try:
-            while True:
+            while self.sent < self.silent_after:
                 self.sent += 1
                 yield "more "
+            await anyio.sleep_forever()
         finally:
             self.told.append("upstream closed")
 
@@ -71,24 +73,26 @@ class CleanUp:
             self.told.append("layer cleaned up")
 
 
-async def test_s18_a_consumer_who_leaves_early_ends_the_run_and_pays_for_what_was_made() -> None:
+@pytest.mark.parametrize("silent_after", [3, float("inf")], ids=["silent", "busy"])
+async def test_s18_a_consumer_who_leaves_early_ends_the_run_and_pays_for_what_was_made(silent_after: float) -> None:
     told: list[str] = []
     ended: list[SystemEvent] = []
 
     async def note(event: SystemEvent) -> None:
         ended.append(event)
 
-    client, layer = Endless(told), CleanUp(told)
+    client, layer = Endless(told, silent_after), CleanUp(told)
     async with EventBus() as bus:
         for kind in (EventType.AGENT_COMPLETED, EventType.ERROR_OCCURRED, EventType.RUN_CANCELLED):
             await bus.subscribe(kind, note)
         executor = AgentExecutor(
             config=AgentConfig(name="teller"), llm_client=client, middleware=[layer], event_bus=bus
         )
-        async with executor.stream(ask()) as stream:
-            async for event in stream:
-                if isinstance(event, TextDelta):
-                    break
+        with anyio.fail_after(1):
+            async with executor.stream(ask()) as stream:
+                async for event in stream:
+                    if isinstance(event, TextDelta):
+                        break
         assert told == ["upstream closed", "layer cleaned up"]
         assert not executor.runs
         await bus.drain()
