@@ -58,5 +58,5 @@ async def _isolated(execute: Execute, context: AgentContext) -> AgentResult:
     except anyio.get_cancelled_exc_class():
         if cancel_requested():
             raise
-        error = RunCancelled("the run awaited a task that was cancelled")
-        return AgentResult(success=False, error=str(error), error_type=error.error_type, exception=error)
+        stray = RunCancelled("the run awaited a task that was cancelled")
+        return AgentResult(success=False, error=str(stray), error_type=stray.error_type, exception=stray)

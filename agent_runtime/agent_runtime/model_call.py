@@ -57,13 +57,13 @@ async def complete(request: ModelRequest) -> ModelResponse:
                 first_token=run.limits.first_token,
                 idle=run.limits.idle,
             )
-        _check(request, response)
+        usage = _usage(request, response)
     except BaseException as error:
         run.spend(Usage(requests=1, output_tokens=pieces))
         if isinstance(error, Exception):
             run.failure = error
         raise
-    run.spend(response.usage if response.usage.requests else ONE_REQUEST + response.usage)
+    run.spend(usage)
     if run.bus is not None:
         await context.publish(
             EventType.LLM_INVOCATION_COMPLETE,
@@ -73,11 +73,12 @@ async def complete(request: ModelRequest) -> ModelResponse:
     return response
 
 
-def _check(request: ModelRequest, response: ModelResponse) -> None:
+def _usage(request: ModelRequest, response: ModelResponse) -> Usage:
     if not isinstance(response, ModelResponse):  # pyright: ignore[reportUnnecessaryIsInstance]  # clients are users' code
         raise TypeError(
             f"{type(request.client).__name__}.complete returned {type(response).__name__}, not ModelResponse"
         )
+    return response.usage if response.usage.requests else ONE_REQUEST + response.usage
 
 
 async def invoke(call: ToolCall) -> ToolResult:
@@ -97,8 +98,6 @@ async def invoke(call: ToolCall) -> ToolResult:
     started = time.perf_counter()
     try:
         result = await _within_time(call)
-        if not isinstance(result, ToolResult):  # pyright: ignore[reportUnnecessaryIsInstance]  # functions are users' code
-            raise TypeError(f"tool {call.name!r} returned {type(result).__name__}, not ToolResult")
     except Exception as error:
         run.failure = error
         await _tool_ended(call, started, error)
@@ -111,7 +110,10 @@ async def invoke(call: ToolCall) -> ToolResult:
 async def _within_time(call: ToolCall) -> ToolResult:
     seconds: float = getattr(call.function, "timeout", None) or call.context.run.limits.tool
     with anyio.CancelScope(deadline=anyio.current_time() + seconds):
-        return await call.function(call)
+        result = await call.function(call)
+        if not isinstance(result, ToolResult):  # pyright: ignore[reportUnnecessaryIsInstance]  # functions are users' code
+            raise TypeError(f"tool {call.name!r} returned {type(result).__name__}, not ToolResult")
+        return result
     raise CallTimeout(f"tool {call.name!r} took longer than {seconds:g} s", details={"limit": seconds})
 
 
