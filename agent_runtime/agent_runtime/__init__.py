@@ -91,6 +91,7 @@ from agent_runtime.text import DeltaText, repair_text
 from agent_runtime.tools import Tool, ToolKind, tool
 from agent_runtime.types import (
     AgentResult,
+    ContextRecord,
     FunctionCall,
     Message,
     ModelResponse,
@@ -121,6 +122,7 @@ __all__ = (
     "ConfigurationError",
     "Conflict",
     "ConsumerGone",
+    "ContextRecord",
     "CorruptRecord",
     "DeltaText",
     "Denied",

@@ -10,6 +10,7 @@ from typing_extensions import Unpack
 
 from agent_runtime.errors import ConfigurationError, InvalidInput
 from agent_runtime.events import SystemEvent
+from agent_runtime.payload import plain_json
 from agent_runtime.run import NO_RUN, Run
 from agent_runtime.stream import (
     Emit,
@@ -24,6 +25,7 @@ from agent_runtime.stream import (
 )
 from agent_runtime.types import (
     AgentResult,
+    ContextRecord,
     Message,
     ModelResponse,
     Owner,
@@ -113,6 +115,28 @@ class AgentContext(msgspec.Struct, frozen=True, kw_only=True, eq=False):
             depth=self.depth + 1,
             deadline=self.deadline,
         )
+
+    def to_record(self) -> ContextRecord:
+        """The part of this context that may be stored and sent."""
+        return ContextRecord(
+            current_task=self.current_task,
+            agent_id=self.agent_id,
+            user_id=self.user_id,
+            tenant_id=self.tenant_id,
+            session_id=self.session_id,
+            messages=self.messages,
+            metadata=plain_json(self.metadata),
+            parent_run_id=self.parent_run_id,
+            depth=self.depth,
+            created_ns=self.created_ns,
+        )
+
+    @classmethod
+    def from_record(cls, record: ContextRecord) -> "AgentContext":
+        """The context of which `record` was made, without what a record does not hold."""
+        fields = msgspec.structs.asdict(record)
+        del fields["schema"]
+        return cls(**fields)
 
     def can_restart(self, step: int = 0) -> bool:
         """Whether text of model step `step` and later may be produced again: nothing of it has left the runtime yet."""

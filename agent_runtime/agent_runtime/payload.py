@@ -49,6 +49,19 @@ def copy_json(value: Mapping[str, Any], what: str, *, max_bytes: int, max_depth:
     return copied
 
 
+def plain_json(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The read-only values of `copy_json` as plain dicts and lists that any encoder takes."""
+    plain: dict[str, Any] = _plain(value)
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    kind: Any = value.__class__  # isinstance() would narrow to containers of unknown types
+    if issubclass(kind, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if issubclass(kind, list | tuple) else value
+
+
 class _Path(msgspec.Struct, frozen=True):
     """Where in the value: made for each item, spelled out only for an error."""
 

@@ -284,3 +284,22 @@ class ResultRecord(Value, frozen=True, kw_only=True, tag="result", forbid_unknow
 
     def __repr__(self) -> str:
         return f"ResultRecord(success={self.success}, run_id={self.run_id!r})"
+
+
+class ContextRecord(Value, frozen=True, kw_only=True, tag="context", forbid_unknown_fields=True, omit_defaults=True):
+    """A context as it is stored and sent: no credential, principal, state or deadline. `schema` is this form's version."""
+
+    schema: int = 1
+    current_task: str
+    agent_id: str = ""
+    user_id: str = ""
+    tenant_id: str | None = None
+    session_id: str | None = None
+    messages: tuple[Message, ...] = ()
+    metadata: dict[str, Any] = {}
+    parent_run_id: str | None = None
+    depth: int = 0
+    created_ns: int = 0
+
+    def __repr__(self) -> str:
+        return f"ContextRecord(agent_id={self.agent_id!r}, session_id={self.session_id!r})"
