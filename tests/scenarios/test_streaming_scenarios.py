@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
+import anyio
 import pytest
 
 from agent_runtime import (
