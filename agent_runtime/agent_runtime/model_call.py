@@ -16,7 +16,7 @@ from agent_runtime.errors import (
     safe_text,
 )
 from agent_runtime.events import EventType
-from agent_runtime.stream import ReasoningDelta, Reset, StreamEvent, TextDelta
+from agent_runtime.stream import Emit, ReasoningDelta, Reset, StreamEvent, TextDelta
 from agent_runtime.types import ModelResponse, ToolResult, Usage
 
 ONE_REQUEST = Usage(requests=1)
@@ -40,23 +40,15 @@ async def complete(request: ModelRequest) -> ModelResponse:
         await context.publish(EventType.LLM_INVOCATION_START, metadata=metadata)
     started = time.perf_counter()
     pieces = 0
+    emit = request.emit
+
+    def counting(event: StreamEvent) -> Awaitable[None]:
+        nonlocal pieces
+        pieces += 1
+        return emit(event)
+
     try:
-        if not request.stream:
-            response = await request.client.complete(request)
-        else:
-            emit = request.emit
-
-            def counting(event: StreamEvent) -> Awaitable[None]:
-                nonlocal pieces
-                pieces += 1
-                return emit(event)
-
-            response = await watch_stream(
-                request.replace(emit=counting),
-                request.client.complete,
-                first_token=run.limits.first_token,
-                idle=run.limits.idle,
-            )
+        response = await (_streamed(request, counting) if request.stream else request.client.complete(request))
         usage = _usage(request, response)
     except BaseException as error:
         run.spend(Usage(requests=1, output_tokens=pieces))
@@ -71,6 +63,13 @@ async def complete(request: ModelRequest) -> ModelResponse:
             metadata={"step": request.step, "attempt": request.attempt, "model": response.model},
         )
     return response
+
+
+async def _streamed(request: ModelRequest, emit: Emit) -> ModelResponse:
+    limits = request.run.limits
+    return await watch_stream(
+        request.replace(emit=emit), request.client.complete, first_token=limits.first_token, idle=limits.idle
+    )
 
 
 def _usage(request: ModelRequest, response: ModelResponse) -> Usage:
