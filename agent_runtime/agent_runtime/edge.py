@@ -7,7 +7,7 @@ from typing import Protocol
 
 import anyio
 
-from agent_runtime.errors import ConfigurationError, ConsumerGone
+from agent_runtime.errors import AgentRuntimeError, ConfigurationError, ConsumerGone, RuntimeClosed
 from agent_runtime.limits import Limits
 from agent_runtime.stream import Emit, ReasoningDelta, Reset, StreamEvent, TextDelta, drop
 from agent_runtime.wakeup import Wakeup, new_wakeup
@@ -52,6 +52,9 @@ class Edge:
         """The consumer went away: nothing more may start in the run, and every later emit gives `gone`."""
         return gone
 
+    def close(self) -> None:
+        """The run has ended, its last event is told: every later emit is refused."""
+
 
 PLAIN = Edge()
 
@@ -67,6 +70,7 @@ class Delivery(Edge):
 
     def __init__(self, *, allow_reset: bool) -> None:
         self._abort: Callable[[], None] = _nothing
+        self._refusal: AgentRuntimeError | None = None
         self.sequence = 0
         self._allow_reset = allow_reset
         self._delivered_step: int = -1
@@ -81,14 +85,17 @@ class Delivery(Edge):
 
     def lose(self, gone: ConsumerGone) -> ConsumerGone:
         if self.gone is None:
-            self.gone = gone
+            self.gone = self._refusal = gone
             self._abort()
         return self.gone
 
+    def close(self) -> None:
+        self._refusal = self.gone or RuntimeClosed("the run has ended, and its stream takes no more events")
+
     def admit(self, event: StreamEvent) -> bool:
         """Note `event`; false when it is not to be delivered. Raises `ConsumerGone` once the consumer is gone."""
-        if self.gone is not None:
-            raise self.gone
+        if self._refusal is not None:
+            raise self._refusal
         kind = type(event)
         if kind is TextDelta or kind is ReasoningDelta:
             step: int = event.step  # type: ignore[union-attr]  # a type() test is a third of the cost of isinstance()

@@ -29,7 +29,7 @@ AgentRuntimeError                 `kind` says who can do something about it, `er
 └── ConsumerGone                  the receiver of the stream went away
 """
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any, ClassVar
@@ -265,6 +265,12 @@ def translate(
         yield
     except source as error:
         raise target(message) from error
+
+
+def sole_error(error: Exception) -> Exception:
+    """What failed, without the groups of one that task groups put around it."""
+    inside: Sequence[Exception] = error.exceptions if isinstance(error, ExceptionGroup) else ()
+    return sole_error(inside[0]) if len(inside) == 1 else error
 
 
 def error_type_of(error: BaseException) -> ErrorType:

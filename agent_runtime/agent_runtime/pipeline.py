@@ -5,7 +5,7 @@ from time import perf_counter
 from typing import Any, TypeAlias
 
 from agent_runtime.context import AgentContext, ModelRequest, ToolCall
-from agent_runtime.errors import ConfigurationError, error_type_of, safe_text
+from agent_runtime.errors import ConfigurationError, error_type_of, safe_text, sole_error
 from agent_runtime.events import EventType
 from agent_runtime.layer import (
     CallNext,
@@ -231,9 +231,12 @@ def _bind(
             raise value.run.refusal()
         try:
             result = await process(value, call_next)
-        except Exception as error:
+        except Exception as raised:
+            error = sole_error(raised)
             await blame(value, error, name, stage)
-            raise
+            if error is raised:
+                raise
+            raise error from error.__cause__
         if result is None:
             raise TypeError(f"layer {name!r} returned None from its {stage} stage; return the result of call_next")
         return result

@@ -22,6 +22,7 @@ from agent_runtime.errors import (
     RunTimeout,
     error_type_of,
     safe_text,
+    sole_error,
 )
 from agent_runtime.events import EventBus, EventType
 from agent_runtime.ids import new_id
@@ -76,7 +77,7 @@ class Runner:
 
     async def run(self, context: AgentContext, principal: Principal | None, edge: Edge) -> AgentResult:
         """Run `context`. A failure that the runtime knows comes back as a result, anything else is raised as it is."""
-        scope = anyio.CancelScope(deadline=min(context.deadline, anyio.current_time() + self._timeout))
+        scope = anyio.CancelScope(deadline=min(anyio.current_time() + self._timeout, context.deadline))
         run = Run(new_id(), handlers=self._handlers(), limits=self._limits, bus=self._bus, edge=edge, scope=scope)
         edge.end_with(run.abort)
         self.runs[run.run_id] = run
@@ -205,9 +206,11 @@ class Runner:
             if self._sessions is not None and context.session_id is not None:
                 return await self._in_session(context, self._sessions, context.session_id)
             return _answered(await self._answer(context), run)
-        except Exception as error:
-            run.failure = error
-            raise
+        except Exception as raised:
+            run.failure = error = sole_error(raised)
+            if error is raised:
+                raise
+            raise error from error.__cause__
 
     async def _in_session(self, context: AgentContext, sessions: SessionManager, session_id: str) -> AgentResult:
         """Load the history, run, append; `SessionConflict` when somebody else appended in between."""
@@ -333,6 +336,7 @@ async def _end(context: AgentContext, status: RunStatus, error: Exception | None
         )
         if run.edge.gone is None:
             await _last_event(context, error, result)
+    run.edge.close()
 
 
 _TOLD = {RunStatus.COMPLETED: EventType.AGENT_COMPLETED, RunStatus.CANCELLED: EventType.RUN_CANCELLED}
