@@ -29,10 +29,10 @@ AgentRuntimeError                 `kind` says who can do something about it, `er
 └── ConsumerGone                  the receiver of the stream went away
 """
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 
 class ErrorKind(StrEnum):
@@ -269,8 +269,11 @@ def translate(
 
 def sole_error(error: Exception) -> Exception:
     """What failed, without the groups of one that task groups put around it."""
-    inside: Sequence[Exception] = error.exceptions if isinstance(error, ExceptionGroup) else ()
-    return sole_error(inside[0]) if len(inside) == 1 else error
+    if not isinstance(error, ExceptionGroup):
+        return error
+    group = cast("ExceptionGroup[Exception]", error)
+    first, *others = group.exceptions
+    return group if others else sole_error(first)
 
 
 def error_type_of(error: BaseException) -> ErrorType:
