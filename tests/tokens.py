@@ -41,9 +41,9 @@ class Issuer:
         return {"keys": [self.jwk]}
 
     def claims(self, **changes: Any) -> dict[str, Any]:
-        """Claims that hold, with `changes`; `None` leaves a claim out."""
+        """Claims that hold for an hour, longer than all tests take, with `changes`; `None` leaves a claim out."""
         now = int(time.time())
-        claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "alice", "iat": now, "exp": now + 300} | changes
+        claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "alice", "iat": now, "exp": now + 3_600} | changes
         return {name: value for name, value in claims.items() if value is not None}
 
     def header(self, **changes: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import anyio
 import anyio.lowlevel
 import pytest
-from anyio import to_thread
+from anyio import from_thread, to_thread
 
 from agent_runtime.testing import Leak, leak_free, no_leaks
 
@@ -50,11 +50,12 @@ async def test_a_busy_thread_of_a_pool_is_found() -> None:
     release = threading.Event()
 
     def busy() -> None:
+        from_thread.run_sync(scope.cancel)
         release.wait(5)
 
     with pytest.raises(Leak, match="threads"):
         async with no_leaks(within=0.05):
-            with anyio.move_on_after(0.01):
+            with anyio.CancelScope() as scope:
                 await to_thread.run_sync(busy, abandon_on_cancel=True)
     release.set()
 
