@@ -158,7 +158,10 @@ def plain(value: Any) -> Any:
     """Read-only JSON values as the ordinary ones that they were copied from."""
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in cast("Mapping[str, Any]", value).items()}
-    return [plain(item) for item in cast("tuple[Any, ...]", value)] if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        items: tuple[Any, ...] = value
+        return [plain(item) for item in items]
+    return value
 
 
 async def test_metadata_has_limits_on_size_and_depth() -> None:
