@@ -83,10 +83,11 @@ def broken_factory():
 
 @pytest.fixture(scope="session")
 def app_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Holds `app.py`, with executors of several kinds, and a module that does not import."""
+    """Holds `app.py`, with executors of several kinds, and modules that do not import."""
     folder = tmp_path_factory.mktemp("app")
     (folder / "app.py").write_text(APP, "utf-8")
     (folder / "broken.py").write_text("import math\nvalue = math.no_such_thing\n", "utf-8")
+    (folder / "unfinished.py").write_text("value = (\n", "utf-8")
     (folder / "incomplete.py").write_text("import no_such_library\n", "utf-8")
     return folder
 

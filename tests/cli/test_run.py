@@ -27,8 +27,10 @@ def test_json_is_one_document_also_of_a_run_that_fails(in_app_folder: None) -> N
     good = invoke("run", "app:executor", "How many?", "--json")
     bad = invoke("run", "app:failing", "How many?", "--json")
     assert good.exit_code == 0
+    assert json.loads(good.stdout)["success"] is True
     assert json.loads(good.stdout)["output"] == ANSWER.strip()
     assert bad.exit_code == 1
+    assert json.loads(bad.stdout)["success"] is False
     assert json.loads(bad.stdout)["error_type"] == "authentication"
     assert bad.stderr == "error: authentication failed: present a credential that holds (authentication)\n"
 
@@ -72,6 +74,9 @@ def test_a_run_that_takes_too_long_fails_with_its_deadline(in_app_folder: None) 
             "error: app:broken_factory() failed: ZeroDivisionError: division by zero (app.py:",
         ),
         (("broken:value", "x"), "error: module 'broken' does not import: AttributeError: module 'math' has no"),
+        (("unfinished:value", "x"), "import: SyntaxError: '(' was never closed (unfinished.py, line 1)\n"),
+        (("app.py:executor", "x"), "error: there is no module 'app.py'"),
+        (("app.py:executor", "x"), "hint:  name the module without .py: app\n"),
         (("incomplete:value", "x"), "error: module 'incomplete' needs 'no_such_library', which is not installed"),
         (("app:executor", "x", "--session", "s1"), "error: --session: app:executor has no session_manager"),
         (("app:executor", "x", "--timeout", "0"), "error: --timeout: 0 is not a number of seconds above zero"),

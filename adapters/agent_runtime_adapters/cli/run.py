@@ -50,7 +50,8 @@ def run(
     )
     result = run_to_end(_execute, executor, context, timeout, not (as_json or no_stream))
     if as_json:
-        typer.echo(msgspec.json.encode(result.to_record()).decode())
+        record = msgspec.to_builtins(result.to_record())  # leaves out what has its default, and a success is one
+        typer.echo(msgspec.json.encode({"success": result.success, **record}).decode())
     elif no_stream and result.success:
         answer = Answer()
         answer.write(result.output)

@@ -51,12 +51,15 @@ def _module(name: str) -> Any:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and f"{name}.".startswith(f"{error.name}."):
+            hint = f"name the module without .py: {name.removesuffix('.py')}" if name.endswith(".py") else _FORM
             raise CommandFailed(
-                f"there is no module {error.name!r} in {here} or among the installed", hint=_FORM
+                f"there is no module {error.name!r} in {here} or among the installed", hint=hint
             ) from None
         raise CommandFailed(f"module {name!r} needs {error.name!r}, which is not installed") from error
     except AgentRuntimeError as error:
         raise CommandFailed(f"module {name!r} does not import: {error}") from error
+    except SyntaxError as error:  # it names its place itself
+        raise CommandFailed(f"module {name!r} does not import: {type(error).__name__}: {error}") from error
     except (Exception, SystemExit) as error:  # whatever a user's module raises
         raise CommandFailed(f"module {name!r} does not import: {described(error)}") from error
 
