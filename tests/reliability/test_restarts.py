@@ -312,7 +312,8 @@ async def test_a_consumer_that_leaves_ends_the_runs_inside_the_run_and_their_too
     async with no_leaks():
         async with executor.stream(ASKED) as stream:
             await anext(stream)
-            await ticking.wait()
+            with anyio.fail_after(5):
+                await ticking.wait()
         after = ticks
         assert all(inside.runs == {} for inside in executors)
     assert ticks == after
