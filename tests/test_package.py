@@ -1,5 +1,6 @@
 """What a user gets who installs the distribution, and what `import agent_runtime` costs them in modules."""
 
+import importlib
 import subprocess
 import sys
 import tomllib
@@ -74,3 +75,12 @@ def test_every_dependency_has_a_pin() -> None:
     groups = [*project["project"]["optional-dependencies"].values(), *project["dependency-groups"].values()]
     declared = {Requirement(text).name for texts in (project["project"]["dependencies"], *groups) for text in texts}
     assert declared - {"onion-agent-runtime"} <= pinned
+
+
+@pytest.mark.parametrize("library", ["hypothesis", "pytest"])
+def test_without_its_extra_testing_names_it(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+    for module in [name for name in sys.modules if name.startswith("agent_runtime.testing")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(ImportError, match=r"onion-agent-runtime\[testing\]"):
+        importlib.import_module("agent_runtime.testing")
