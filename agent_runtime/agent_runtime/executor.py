@@ -1,5 +1,6 @@
 """The public face of the runtime: what a user builds once and calls many times."""
 
+import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from types import MappingProxyType, TracebackType
@@ -257,14 +258,26 @@ def _agent(
     if agent is not None:
         if config is not None or llm_client is not None or tools:
             raise ConfigurationError("give an agent, or config=, llm_client= and tools= for the built-in one; not both")
-        if not callable(getattr(agent, "run", agent)):
-            raise TypeError(f"{agent!r} is no agent: it needs `async run(context)`, or must be an async callable")
+        _check_agent(agent)
         return agent
     if llm_client is None:
         raise ConfigurationError("no agent and no llm_client: the executor has nothing to answer with")
     if config is None:
         raise ConfigurationError("llm_client= needs config=AgentConfig(name=...)")
     return LLMAgent(config, llm_client, tools)
+
+
+def _check_agent(agent: Any) -> None:
+    call = getattr(agent, "run", agent)
+    if inspect.isclass(agent):
+        raise TypeError(f"{agent.__name__} is a class; give an instance: {agent.__name__}(...)")
+    if not callable(call):
+        raise TypeError(f"{agent!r} is no agent: it needs `async run(context)`, or must be an async callable")
+    if inspect.isasyncgenfunction(call):
+        raise TypeError(
+            f"agent {_name(agent)!r} is an async generator; an agent returns its answer, and pushes pieces of it "
+            "by `await context.emit(TextDelta(text=...))`"
+        )
 
 
 def _stages(agent: Any) -> frozenset[Stage]:

@@ -183,5 +183,5 @@ def unreached(stage: Stage, layer: str) -> Finding:
         stage=stage,
         layers=(layer,),
         reason="The agent reaches no stage at which this layer works, so it would never run.",
-        fix="Use context.call_model and context.call_tool in the agent and declare them with `stages`, or remove the layer.",
+        fix="Use context.call_model and context.call_tool in the agent and declare them with `@reaches`, or remove the layer.",
     )

@@ -1,6 +1,8 @@
 """The life of one run: how it starts, how it passes through the onion, and the few ways in which it can end."""
 
 import asyncio
+import inspect
+from collections.abc import Awaitable
 
 import anyio
 import msgspec
@@ -77,6 +79,8 @@ class Runner:
 
     async def run(self, context: AgentContext, principal: Principal | None, edge: Edge) -> AgentResult:
         """Run `context`. A failure that the runtime knows comes back as a result, anything else is raised as it is."""
+        if not isinstance(context, AgentContext):  # pyright: ignore[reportUnnecessaryIsInstance]  # users' code calls
+            raise TypeError(f"a run takes an AgentContext(user_id=..., current_task=...), not {type(context).__name__}")
         scope = anyio.CancelScope(deadline=min(anyio.current_time() + self._timeout, context.deadline))
         run = Run(new_id(), handlers=self._handlers(), limits=self._limits, bus=self._bus, edge=edge, scope=scope)
         edge.end_with(run.abort)
@@ -162,7 +166,10 @@ class Runner:
         edge = run.edge
         result = await run.handlers.run(context)
         if not isinstance(result, AgentResult):  # pyright: ignore[reportUnnecessaryIsInstance]  # layers are users' code
-            raise TypeError(f"the outermost layer returned {type(result).__name__}, not AgentResult")
+            raise TypeError(
+                f"the outermost layer returned {type(result).__name__}, not AgentResult; "
+                "return `await call_next(context)`, or a result of its own"
+            )
         if not result.success:
             raise AgentFailed(result.error or "a layer answered with success=False", result=result)
         if edge.listening and run.executions == 0:
@@ -205,7 +212,7 @@ class Runner:
                 await _started(context)
             if self._sessions is not None and context.session_id is not None:
                 return await self._in_session(context, self._sessions, context.session_id)
-            return _answered(await self._answer(context), run)
+            return _answered(await _asked(self._answer(context)), run)
         except Exception as raised:
             run.failure = error = sole_error(raised)
             if error is raised:
@@ -217,7 +224,7 @@ class Runner:
         owner = context.owner
         session = await sessions.open(session_id, owner=owner, agent_id=context.agent_id)
         history = await sessions.messages(session_id, owner=owner, window=self._limits.history_messages)
-        answer = await self._answer(context.replace(messages=(*_whole_turns(history), *context.messages)))
+        answer = await _asked(self._answer(context.replace(messages=(*_whole_turns(history), *context.messages))))
         result = _answered(answer, context.run)
         task = Message(role="user", content=context.current_task)
         new = result.messages or (Message(role="assistant", content=result.output),)
@@ -239,6 +246,12 @@ def _entrusted(context: AgentContext) -> AgentContext:
 
 async def _started(context: AgentContext) -> None:
     await context.run.edge.emit(RunStarted(run_id=context.run.run_id, agent_id=context.agent_id))
+
+
+def _asked(answer: Awaitable[AgentResult | str]) -> Awaitable[AgentResult | str]:
+    if not inspect.isawaitable(answer):
+        raise TypeError(f"the agent is not async, it returned {type(answer).__name__}; make it an `async def`")
+    return answer
 
 
 def _answered(answer: object, run: Run) -> AgentResult:

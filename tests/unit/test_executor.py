@@ -1,4 +1,4 @@
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 import anyio
@@ -50,6 +50,10 @@ async def never(context: AgentContext) -> str:
     return "never"
 
 
+async def yields(context: AgentContext) -> AsyncGenerator[str]:
+    yield context.current_task
+
+
 class Named:
     name = "helper"
 
@@ -78,6 +82,8 @@ def test_an_agent_without_a_name_is_called_by_its_class() -> None:
         ({"llm_client": ScriptedLLMClient([])}, ConfigurationError, "needs config="),
         ({"agent": answers, "llm_client": ScriptedLLMClient([])}, ConfigurationError, "not both"),
         ({"agent": object()}, TypeError, "is no agent"),
+        ({"agent": Named}, TypeError, r"Named is a class; give an instance: Named\(\.\.\.\)"),
+        ({"agent": yields}, TypeError, "agent 'yields' is an async generator; an agent returns its answer"),
         ({"agent": answers, "middleware": [object()]}, TypeError, "is no layer"),
     ],
 )
@@ -237,6 +243,20 @@ async def test_an_agent_that_returns_neither_text_nor_a_result_is_a_type_error(a
 
     with pytest.raises(TypeError, match="must return AgentResult or str"):
         await AgentExecutor(agent).execute(ASKED)
+
+
+async def test_an_agent_that_is_not_async_is_a_type_error() -> None:
+    def agent(context: AgentContext) -> Any:
+        return "hello"
+
+    with pytest.raises(TypeError, match="the agent is not async, it returned str; make it an `async def`"):
+        await AgentExecutor(agent).execute(ASKED)
+
+
+async def test_what_is_no_context_is_a_type_error() -> None:
+    question: Any = "hello"
+    with pytest.raises(TypeError, match=r"a run takes an AgentContext\(user_id=\.\.\., current_task=\.\.\.\), not str"):
+        await AgentExecutor(answers).execute(question)
 
 
 async def test_a_layer_that_returns_something_else_is_a_type_error() -> None:
