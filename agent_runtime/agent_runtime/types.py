@@ -33,6 +33,9 @@ class Secret:
     def __repr__(self) -> str:
         return "***"
 
+    def __format__(self, spec: str, /) -> str:
+        return format("***", spec)
+
     def __reduce__(self) -> str:
         raise TypeError("a Secret is never copied into a stored or sent form")
 
@@ -143,7 +146,10 @@ class ModelResponse(Value, frozen=True, kw_only=True):
 
 
 class RunStatus(StrEnum):
-    """Where a run stands. CREATED → STARTING → RUNNING → one of the others, which are final."""
+    """Where a run stands. CREATED → STARTING → RUNNING → one of the others, which are final.
+
+    A run whose input is refused goes from STARTING to FAILED.
+    """
 
     CREATED = "created"
     STARTING = "starting"

@@ -33,9 +33,7 @@ def test_a_secret_shows_itself_only_when_asked() -> None:
     secret = Secret(CANARY)
     assert secret.reveal() == CANARY
     assert CANARY not in f"{secret} {secret!r} {secret:>20} {[secret]} {vars(Secret)}"
-    assert copy.deepcopy(secret) is secret
-    assert secret == secret and secret != Secret(CANARY) and len({secret, Secret(CANARY)}) == 2
-    for leaks in (pickle.dumps, copy.copy, msgspec.json.encode, msgspec.msgpack.encode):
+    for leaks in (pickle.dumps, copy.copy, copy.deepcopy, msgspec.json.encode, msgspec.msgpack.encode):
         with pytest.raises(TypeError):
             leaks(secret)
 
