@@ -157,7 +157,7 @@ class Sink(Delivery):
 class Channel(Delivery):
     """Hands events to a consumer in another task: a bounded queue, and one wake-up each way.
 
-    At most `limits.stream_events` events or `limits.stream_bytes` characters of text wait; then the producer waits, until
+    At most `limits.stream_events` events or `limits.stream_bytes` bytes of text wait; then the producer waits, until
     half of it is taken.
     """
 
@@ -240,4 +240,6 @@ def _nothing() -> None:
 
 
 def _weight(event: StreamEvent) -> int:
-    return len(event.text) if type(event) is TextDelta or type(event) is ReasoningDelta else 0
+    if type(event) is not TextDelta and type(event) is not ReasoningDelta:
+        return 0
+    return len(event.text) if event.text.isascii() else len(event.text.encode("utf-8", "surrogatepass"))

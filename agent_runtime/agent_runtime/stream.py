@@ -1,11 +1,12 @@
 """What a streamed run says, event by event: one versioned tagged union for stream, server, event log and replay."""
 
 from collections.abc import Awaitable, Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 
 from agent_runtime.errors import ErrorType
+from agent_runtime.text import repair_text
 from agent_runtime.types import NO_USAGE, ResultRecord, Usage, Value
 
 SCHEMA = 1
@@ -128,8 +129,20 @@ async def drop(event: StreamEvent) -> None:
 
 
 def encode_event(envelope: Envelope) -> bytes:
-    """Encode for a wire or a log, as JSON."""
-    return msgspec.json.encode(envelope)
+    """Encode for a wire or a log, as JSON. Half a surrogate pair, which no encoder takes, becomes U+FFFD."""
+    try:
+        return msgspec.json.encode(envelope)
+    except UnicodeEncodeError:
+        return msgspec.json.encode(_repaired(msgspec.to_builtins(envelope)))
+
+
+def _repaired(value: Any) -> Any:
+    kind: Any = value.__class__  # isinstance() would narrow to containers of unknown types
+    if issubclass(kind, str):
+        return repair_text(value)
+    if issubclass(kind, dict):
+        return {key: _repaired(item) for key, item in value.items()}
+    return [_repaired(item) for item in value] if issubclass(kind, list) else value
 
 
 def decode_event(data: bytes) -> Envelope:
