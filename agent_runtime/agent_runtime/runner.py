@@ -35,6 +35,7 @@ from agent_runtime.pipeline import MiddlewarePipeline
 from agent_runtime.run import Handlers, Run
 from agent_runtime.sessions import SessionManager
 from agent_runtime.stream import RunCompleted, RunFailed, RunStarted, StreamEvent, TextDelta
+from agent_runtime.text import repair_text
 from agent_runtime.types import NO_USAGE, AgentResult, Message, Principal, RunStatus, ServedBy
 
 _NOTHING = AgentResult(success=False)
@@ -172,6 +173,8 @@ class Runner:
             )
         if not result.success:
             raise AgentFailed(result.error or "a layer answered with success=False", result=result)
+        if not result.output.isascii():
+            result = result.replace(output=repair_text(result.output))
         if edge.listening and run.executions == 0:
             await _started(context)
         if edge.listening and not edge.spoke and result.output:
