@@ -1,9 +1,9 @@
 """What every layer promises when it has nothing to do."""
 
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import anyio
 import msgspec
@@ -28,7 +28,13 @@ class MiddlewareContract:
     """Subclass it with a name that starts with `Test`, implement `make`, and pytest runs the promises below.
 
     Each holds at the run, the model and the tool stage. Needs anyio's pytest plugin with `anyio_mode = "auto"`.
+
+    Attributes:
+        holds_text: Set it to true for a layer that holds text back, to look at whole words for instance: it may then cut
+            the text into other pieces, and gives out all of it before it returns.
     """
+
+    holds_text: ClassVar[bool] = False
 
     @abstractmethod
     def make(self) -> Layer:
@@ -51,7 +57,7 @@ class MiddlewareContract:
                 seen: list[StreamEvent] = []
                 answer = await passage.call(stage, inner, _into(seen))
                 assert answer == _answer(stage, "abc"), f"the {stage} stage changed the answer"
-                assert seen == events, f"the {stage} stage changed, lost or reordered events"
+                assert self._told(seen) == self._told(events), f"the {stage} stage changed, lost or reordered events"
 
     async def test_an_error_it_does_not_own_leaves_at_once_as_the_same_object(self) -> None:
         calls = 0
@@ -80,7 +86,7 @@ class MiddlewareContract:
 
         async def emit(event: StreamEvent) -> None:
             seen.append(event)
-            if len(seen) == 2:
+            if self.holds_text or len(seen) == 2:
                 raise gone
 
         async with self._passage() as passage:
@@ -90,7 +96,9 @@ class MiddlewareContract:
                 raised = await _error_of(passage.call(stage, inner, emit))
                 assert raised is gone, f"the {stage} stage gave {raised!r} for the error of emit"
                 assert calls == 1, f"the {stage} stage made the call {calls} times"
-                assert seen == [TextDelta(text="a"), TextDelta(text="b")], f"the {stage} stage held events back"
+                assert self.holds_text or seen == [TextDelta(text="a"), TextDelta(text="b")], (
+                    f"the {stage} stage held events back"
+                )
 
     async def test_cancelling_the_caller_cancels_inner_at_once(self) -> None:
         finished = False
@@ -121,13 +129,19 @@ class MiddlewareContract:
             seen: list[StreamEvent] = []
             answer = await passage.call(stage, inner, _into(seen))
             assert answer == _answer(stage, text), f"the {stage} stage mixed up answers"
-            assert seen == [TextDelta(text=text)], f"the {stage} stage mixed up events"
+            assert self._told(seen) == self._told([TextDelta(text=text)]), f"the {stage} stage mixed up events"
 
         async with self._passage() as passage, anyio.create_task_group() as group:
             for n in range(20):
                 for pipeline in (passage, passage.other()):
                     for stage in Stage:
                         group.start_soon(run, pipeline, stage, f"{stage} {n}")
+
+    def _told(self, events: Sequence[StreamEvent]) -> object:
+        """What of `events` is the same behind the layer."""
+        if not self.holds_text:
+            return events
+        return "".join(event.text for event in events if isinstance(event, TextDelta))
 
     @asynccontextmanager
     async def _passage(self) -> AsyncGenerator["_Passage"]:

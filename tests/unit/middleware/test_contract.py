@@ -18,6 +18,7 @@ from agent_runtime import (
     ModelRequest,
     ModelResponse,
     StreamEvent,
+    TextDelta,
     ToolCall,
     ToolResult,
 )
@@ -133,6 +134,43 @@ async def test_a_broken_layer_breaks_the_promises_that_it_breaks(
     expected = {promise for promise in PROMISES if promise.removeprefix("test_").startswith(tuple(broken))}
     assert len(expected) == len(broken)
     assert found == expected
+
+
+class WholeLines(BaseMiddleware):
+    """Holds text back until the model has said all of it."""
+
+    async def process_model(
+        self, request: ModelRequest, call_next: CallNext[ModelRequest, ModelResponse]
+    ) -> ModelResponse:
+        held: list[str] = []
+
+        async def hold(event: StreamEvent) -> None:
+            if isinstance(event, TextDelta):
+                held.append(event.text)
+            else:
+                await request.emit(event)
+
+        response = await call_next(request.replace(emit=hold))
+        await request.emit(TextDelta(text="".join(held)))
+        return response
+
+
+class TestALayerThatHoldsTextBack(MiddlewareContract):
+    holds_text = True
+
+    def make(self) -> Layer:
+        return WholeLines()
+
+
+async def test_a_layer_that_holds_text_back_gives_out_all_of_it_in_its_order() -> None:
+    class OfBuffers(MiddlewareContract):
+        holds_text = True
+
+        def make(self) -> Layer:
+            return Buffers()
+
+    with pytest.raises(AssertionError, match="the model stage changed, lost or reordered events"):
+        await OfBuffers().test_events_and_result_pass_unchanged_and_in_order()
 
 
 class Connection(BaseMiddleware, AbstractAsyncContextManager["Connection", None]):
