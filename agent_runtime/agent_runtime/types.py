@@ -92,6 +92,16 @@ class FunctionCall(Value, frozen=True, kw_only=True, omit_defaults=True):
     arguments: str = "{}"
 
 
+class MessageChanges(TypedDict, total=False):
+    """What `Message.replace` takes."""
+
+    role: Role
+    content: str
+    tool_calls: tuple[FunctionCall, ...]
+    tool_call_id: str | None
+    name: str | None
+
+
 class Message(Value, frozen=True, kw_only=True, omit_defaults=True):
     """One turn of a conversation. A `tool` message answers the call named by `tool_call_id`."""
 
@@ -100,6 +110,10 @@ class Message(Value, frozen=True, kw_only=True, omit_defaults=True):
     tool_calls: tuple[FunctionCall, ...] = ()
     tool_call_id: str | None = None
     name: str | None = None
+
+    def replace(self, **changes: Unpack[MessageChanges]) -> "Message":
+        """Copy with the named fields changed; a wrong name is a `TypeError`."""
+        return msgspec.structs.replace(self, **changes)
 
     def __repr__(self) -> str:
         return f"Message(role={self.role!r}, {len(self.content)} characters, {len(self.tool_calls)} tool calls)"
@@ -118,6 +132,10 @@ class ToolResult(Value, frozen=True, kw_only=True):
 
     content: str
     is_error: bool = False
+
+    def replace(self, **changes: Any) -> "ToolResult":
+        """Copy with the named fields changed; a wrong name is a `TypeError`."""
+        return msgspec.structs.replace(self, **changes)
 
     def __repr__(self) -> str:
         return f"ToolResult({len(self.content)} characters, is_error={self.is_error})"

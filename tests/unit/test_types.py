@@ -76,6 +76,15 @@ def test_a_cost_known_on_one_side_only_counts() -> None:
     assert (Usage(cost=Decimal("0.5")) + Usage()).cost == (Usage() + Usage(cost=Decimal("0.5"))).cost == Decimal("0.5")
 
 
+def test_a_message_and_a_tools_result_are_copied_with_a_change() -> None:
+    calls = (FunctionCall(id="1", name="f"),)
+    message = Message(role="assistant", content="secret", tool_calls=calls)
+    assert message.replace(content="***") == Message(role="assistant", content="***", tool_calls=calls)
+    assert ToolResult(content="secret", is_error=True).replace(content="***") == ToolResult(
+        content="***", is_error=True
+    )
+
+
 def test_a_model_response_is_text_with_what_belongs_to_it() -> None:
     response = ModelResponse.of("hello", model="small")
     assert (response.text, response.message.role, response.model) == ("hello", "assistant", "small")
