@@ -36,11 +36,14 @@ from agent_runtime_middleware.timeout import TimeoutMiddleware
 STATUS = {
     ErrorType.AUTHENTICATION: 401,
     ErrorType.AUTHORIZATION: 403,
+    ErrorType.NOT_FOUND: 404,
+    ErrorType.CONFLICT: 409,
     ErrorType.VALIDATION: 422,
     ErrorType.LIMIT: 422,
     ErrorType.RATE_LIMIT: 429,
     ErrorType.PROVIDER: 502,
     ErrorType.CLOSED: 503,
+    ErrorType.STORE: 503,
     ErrorType.TIMEOUT: 504,
 }
 KEY, RECORD = ApiKeys.generate("ann")
