@@ -49,7 +49,7 @@ class Injection(Generic[T]):
 
     `strike` may cancel; what it raises is thrown in the place of the await's result. With `again` it is called once more,
     that many awaits later. Put it around `call_next(...)` in a layer, and it strikes inside a run. Awaits of other tasks
-    that the coroutine starts do not count.
+    that the coroutine starts do not count. Do not throw into the awaits of a task group: no group survives that.
     """
 
     def __init__(
