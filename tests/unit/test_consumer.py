@@ -102,6 +102,15 @@ async def test_a_stream_whose_consumer_is_cancelled_never_looks_complete() -> No
         assert trial.outcome is Outcome.CANCELLED or trial.value == "abc"
 
 
+async def test_a_stream_that_was_cancelled_with_its_consumer_says_so_afterwards() -> None:
+    with anyio.CancelScope() as scope:
+        async with AgentExecutor(speaks).stream(ASKED) as stream:
+            scope.cancel()
+            await anyio.sleep_forever()
+    with pytest.raises(RunCancelled, match="before its end"):
+        await anext(stream)
+
+
 async def test_a_text_stream_gives_text_and_then_the_result() -> None:
     async with AgentExecutor(speaks) as executor:
         stream = executor.execute_stream(ASKED)

@@ -21,6 +21,7 @@ from agent_runtime import (
     StreamEvent,
     TextDelta,
 )
+from agent_runtime.edge import PLAIN
 
 RunFunction: TypeAlias = Callable[[AgentContext, CallNext], Awaitable[AgentResult]]
 
@@ -94,6 +95,12 @@ async def test_a_plain_run_drops_what_is_emitted_and_may_always_restart() -> Non
         return str(context.can_restart())
 
     assert (await AgentExecutor(restarts).execute(ASKED)).output == "True"
+
+
+def test_a_plain_run_has_no_consumer_that_could_be_gone() -> None:
+    gone = ConsumerGone("left")
+    assert PLAIN.lose(gone) is gone
+    assert PLAIN.gone is None  # all plain runs share it
 
 
 async def test_the_callers_sink_gets_one_event_at_a_time() -> None:

@@ -19,6 +19,7 @@ from agent_runtime import (
     InvalidInput,
     LayerKind,
     Limits,
+    MemorySessionStore,
     MiddlewarePipeline,
     PermissionDenied,
     Principal,
@@ -29,6 +30,7 @@ from agent_runtime import (
     RuntimeClosed,
     RunTimeout,
     Secret,
+    SessionManager,
     Stage,
     StreamEvent,
     TextDelta,
@@ -486,6 +488,18 @@ async def test_an_agent_that_runs_twice_counts_as_two_attempts() -> None:
 
     result = await AgentExecutor(answers, middleware=[twice]).execute(ASKED)
     assert (result.attempts, result.served_by) == (2, "agent")
+
+
+async def test_the_history_of_a_session_begins_with_a_whole_turn() -> None:
+    async def recalls(context: AgentContext) -> str:
+        return " ".join(message.content for message in context.messages)
+
+    sessions = SessionManager(MemorySessionStore())
+    executor = AgentExecutor(recalls, session_manager=sessions, limits=Limits(history_messages=3))
+    outputs = [
+        (await executor.execute(ASKED.replace(session_id="s", current_task=task))).output for task in ("1", "2", "3")
+    ]
+    assert outputs == ["", "1 ", "2 1 "]  # the window of three begins with the answer to "1"
 
 
 async def test_nothing_can_be_called_or_emitted_after_the_end() -> None:

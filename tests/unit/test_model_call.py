@@ -38,6 +38,7 @@ from agent_runtime import (
     model_middleware,
     reaches,
     retry_model,
+    tool_middleware,
     watch_stream,
 )
 from agent_runtime.testing import ScriptedLLMClient, ScriptedReply
@@ -161,6 +162,17 @@ async def test_requests_and_calls_that_were_never_bound_say_what_is_missing() ->
     call = ToolCall(id="1", name="f")
     with pytest.raises(ConfigurationError, match="call_tool"):
         await call.function(call)
+
+
+async def test_a_tool_layer_may_change_the_arguments() -> None:
+    @tool_middleware
+    async def adds(call: ToolCall, call_next: CallNext[ToolCall, ToolResult]) -> ToolResult:
+        return await call_next(call.replace(arguments={**call.arguments, "unit": "m"}))
+
+    async def tool(call: ToolCall) -> ToolResult:
+        return ToolResult(content=f"{call.id} {dict(call.arguments)}")
+
+    assert (await AgentExecutor(uses(tool), middleware=[adds]).execute(ASKED)).output == "0 {'unit': 'm'}"
 
 
 async def test_tool_calls_are_limited_in_number() -> None:
