@@ -489,7 +489,7 @@ async def test_a_longer_life_given_after_a_shorter_one_holds() -> None:
 
 
 async def growth(churn: Callable[[int], Awaitable[None]]) -> int:
-    """Bytes that 3,000 rounds leave behind, after the first 200."""
+    """Bytes that 3,000 rounds leave behind, after the first 200. One kept entry a round would be 300,000 and more."""
     await churn(200)
     tracemalloc.start()
     try:
@@ -511,7 +511,7 @@ async def test_deleted_sessions_leave_no_memory_behind() -> None:
             await sessions.append_messages(made.session_id, [HELLO], owner=ANN)
             await sessions.delete(made.session_id, owner=ANN)
 
-    assert await growth(churn) < 100_000
+    assert await growth(churn) < 200_000
 
 
 async def test_a_life_that_is_shortened_and_prolonged_leaves_no_memory_behind() -> None:
@@ -529,5 +529,5 @@ async def test_a_life_that_is_shortened_and_prolonged_leaves_no_memory_behind() 
                 version += 1
             now += 1.0
 
-    assert await growth(churn) < 100_000
+    assert await growth(churn) < 200_000
     assert version == 6_401

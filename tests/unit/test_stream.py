@@ -43,9 +43,20 @@ def test_an_event_with_half_a_character_anywhere_can_be_sent(event: StreamEvent)
     assert type(decode_event(encoded).event) is type(event) and b"\\ud83d" not in encoded
 
 
-def test_what_is_no_event_is_refused() -> None:
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"run_id":"r","seq":1,"event":{"type":"nothing"}}',
+        b'{"run_id":"\xff","seq":1,"event":{"type":"reset"}}',
+        b'{"run_id":' + b"[" * 100_000,
+        b'{"run_id":"r","seq":1,"event":{"type":"run_completed","result":{"type":"result","error_details":{"x":'
+        + b"[" * 100_000,
+        b"",
+    ],
+)
+def test_what_is_no_event_is_refused(data: bytes) -> None:
     with pytest.raises(msgspec.DecodeError):
-        decode_event(b'{"run_id":"r","seq":1,"event":{"type":"nothing"}}')
+        decode_event(data)
 
 
 async def test_an_agent_that_cuts_a_character_in_two_gives_a_result_that_can_be_stored() -> None:
