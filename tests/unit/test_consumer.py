@@ -103,8 +103,9 @@ async def test_a_stream_whose_consumer_is_cancelled_never_looks_complete() -> No
 
 
 async def test_a_stream_that_was_cancelled_with_its_consumer_says_so_afterwards() -> None:
+    stream = AgentExecutor(speaks).stream(ASKED)
     with anyio.CancelScope() as scope:
-        async with AgentExecutor(speaks).stream(ASKED) as stream:
+        async with stream:
             scope.cancel()
             await anyio.sleep_forever()
     with pytest.raises(RunCancelled, match="before its end"):
