@@ -147,4 +147,7 @@ def _repaired(value: Any) -> Any:
 
 def decode_event(data: bytes) -> Envelope:
     """Decode what `encode_event` made; anything else is a `msgspec.DecodeError`."""
-    return msgspec.json.decode(data, type=Envelope)
+    try:
+        return msgspec.json.decode(data, type=Envelope)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(f"the event cannot be read ({type(error).__name__})") from error
