@@ -63,6 +63,7 @@ def test_in_a_terminal_of_60_columns_no_line_is_longer(docs: Path) -> None:
     lines = [without_colours(line) for line in screen.text.splitlines()]
     assert all(len(line) <= 60 for line in lines)
     assert "   guide/water.md:10" in lines or "   guide/water.md:5" in lines
+    assert "the client writes slowly, so that you can read" in " ".join(lines)
 
 
 def test_ctrl_c_ends_the_demo_in_one_line(docs: Path) -> None:

@@ -61,7 +61,10 @@ class Tour:
             for number, question in enumerate(questions, start=1):
                 await self._ask(executor, number, question)
             await bus.drain()
-            self._title("The onion", f"calls and time in the {len(questions)} runs above; inner layers included")
+            slow = (
+                "" if self._choice or not self._out.is_terminal else "; the client writes slowly, so that you can read"
+            )
+            self._title("The onion", f"calls and time in the {len(questions)} runs above; inner layers included{slow}")
             self._out.print(onion(executor, times.beside, self._out.width))
             await self._refuse(executor)
         await self._time_out()
