@@ -30,7 +30,7 @@ async def complete(request: ModelRequest) -> ModelResponse:
     """
     context = request.context
     run = context.run
-    if run.closed:
+    if run.closed or run.scope.cancel_called:
         raise run.refusal()
     run.model_calls += 1
     if request.attempt > 1:
@@ -84,7 +84,7 @@ async def invoke(call: ToolCall) -> ToolResult:
     """Run the call's function under the executor's limits on count and time."""
     context = call.context
     run = context.run
-    if run.closed:
+    if run.closed or run.scope.cancel_called:
         raise run.refusal()
     run.tool_calls += 1
     if run.tool_calls > run.limits.tool_calls:

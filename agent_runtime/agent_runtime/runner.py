@@ -199,12 +199,14 @@ class Runner:
                 "the context has no user_id: set it, pass principal=, or add an Auth layer",
                 details={"field": "user_id"},
             )
+        if context.credential is not None and LayerKind.AUTH not in run.handlers.kinds:
+            raise ConfigurationError("the context presents a credential, and no Auth layer is there to check it")
         changes = admit(context, self._limits, principal)
         return context.replace(**changes) if changes else context
 
     async def _innermost(self, context: AgentContext) -> AgentResult:
         run = context.run
-        if run.closed:
+        if run.closed or run.scope.cancel_called:
             raise run.refusal()
         run.executions += 1
         if run.executions > 1:
@@ -286,10 +288,8 @@ def _cut_short(context: AgentContext, cause: BaseException | None = None) -> Age
     elif run.cancel_requested:
         error = RunCancelled(f"run {run.run_id!r} was cancelled")
     else:
-        seconds = run.elapsed_ms() / 1000.0
-        error = RunTimeout(
-            f"run {run.run_id!r} passed its deadline after {seconds:.3g} s", details={"elapsed": seconds}
-        )
+        limit = round(run.elapsed_ms() / 1000.0 + context.deadline - anyio.current_time(), 3)
+        error = RunTimeout(f"run {run.run_id!r} took longer than {limit:g} s", details={"limit": limit, "which": "run"})
     if cause is not error and error.__cause__ is None:
         error.__cause__ = cause
     return error
@@ -338,6 +338,8 @@ def _status(error: Exception | None) -> RunStatus:
 async def _end(context: AgentContext, status: RunStatus, error: Exception | None, result: AgentResult) -> None:
     """Close the run and tell bus and stream, once; nothing can cut this short but its own time limit."""
     run = context.run
+    if run.status is RunStatus.STARTING:  # refused at entry: what it calls itself was not checked
+        context = context.replace(agent_id="", user_id="", session_id=None)
     run.closed = True
     run.status = status
     if run.bus is None and not run.edge.listening:

@@ -17,16 +17,22 @@ from agent_runtime import (
     ErrorType,
     EventBus,
     EventType,
+    Layer,
     Limits,
     ModelRequest,
     RunCancelled,
     RunStatus,
     RunTimeout,
     SessionManager,
+    Stage,
     StreamEvent,
     SystemEvent,
     TextDelta,
+    ToolCall,
+    model_middleware,
+    reaches,
     tool,
+    tool_middleware,
 )
 from agent_runtime.testing import (
     Injection,
@@ -200,6 +206,42 @@ async def test_a_run_whose_deadline_passes_at_any_await_times_out(swallowing: bo
         return layer.struck
 
     assert await awaits(struck_at) > 5
+
+
+@pytest.mark.parametrize("stage", list(Stage))
+async def test_nothing_starts_after_the_deadline_whatever_a_layer_does(stage: Stage) -> None:
+    started: list[Stage] = []
+
+    async def work(value: Any) -> Any:
+        started.append(stage)
+        await anyio.sleep_forever()
+
+    async def insists(value: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
+        try:
+            return await call_next(value)
+        except anyio.get_cancelled_exc_class():
+            return await call_next(value)
+
+    class Client:
+        complete = staticmethod(work)
+
+    @reaches(Stage.MODEL, Stage.TOOL)
+    async def agent(context: AgentContext) -> str:
+        if stage is Stage.RUN:
+            await work(context)
+        if stage is Stage.MODEL:
+            await context.call_model(ModelRequest(messages=()), Client())
+        await context.call_tool(ToolCall(id="1", name="probe"), work)
+        return "never"
+
+    layers: dict[Stage, Layer] = {
+        Stage.RUN: insists,
+        Stage.MODEL: model_middleware(insists),
+        Stage.TOOL: tool_middleware(insists),
+    }
+    result = await AgentExecutor(agent, middleware=[layers[stage]], limits=Limits(run=0.02)).execute(ASKED)
+    assert isinstance(result.exception, RunTimeout)
+    assert started == [stage]
 
 
 async def test_a_swallowed_cancellation_of_the_caller_ends_the_run_cancelled_in_the_callers_scope() -> None:
