@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
@@ -350,6 +351,21 @@ async def test_an_error_during_the_cancellation_is_its_cause() -> None:
 
     result = await AgentExecutor(never, middleware=[translates], limits=Limits(run=0.02)).execute(ASKED)
     assert isinstance(result.exception, RunTimeout) and isinstance(result.exception.__cause__, ProviderUnavailable)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_task_whose_cancellation_a_layer_swallows_ends_cancelled() -> None:
+    async def swallows(context: AgentContext, call_next: CallNext) -> AgentResult:
+        try:
+            return await call_next(context)
+        except asyncio.CancelledError:
+            return AgentResult(output="swallowed")
+
+    task = asyncio.create_task(AgentExecutor(never, middleware=[swallows]).execute(ASKED))
+    await anyio.wait_all_tasks_blocked()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 class Resource(BaseMiddleware):
