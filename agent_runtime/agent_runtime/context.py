@@ -227,7 +227,8 @@ class LLMClient(Protocol):
         """Return the whole answer; where `request.stream` is true, also push it in pieces through `request.emit`.
 
         Raises `ProviderUnavailable`, `RateLimited`, `CallTimeout` or `RequestRejected`, the library's error as the
-        cause. Does not retry. Cancellation ends the upstream call.
+        cause. Does not retry. Cancellation ends the upstream call. Text is valid Unicode: `DeltaText` repairs pieces that
+        cut a character in two.
         """
         ...
 

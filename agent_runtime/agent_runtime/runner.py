@@ -194,14 +194,9 @@ class Runner:
             )
         if principal is not None:
             run.authenticated(principal)
-        elif not context.user_id and LayerKind.AUTH not in run.handlers.kinds:
-            raise InvalidInput(
-                "the context has no user_id: set it, pass principal=, or add an Auth layer",
-                details={"field": "user_id"},
-            )
-        if context.credential is not None and LayerKind.AUTH not in run.handlers.kinds:
-            raise ConfigurationError("the context presents a credential, and no Auth layer is there to check it")
         changes = admit(context, self._limits, principal)
+        if principal is None and LayerKind.AUTH not in run.handlers.kinds:
+            _check_named_by_host(context)
         return context.replace(**changes) if changes else context
 
     async def _innermost(self, context: AgentContext) -> AgentResult:
@@ -235,6 +230,16 @@ class Runner:
         new = result.messages or (Message(role="assistant", content=result.output),)
         await sessions.append_messages(session_id, (task, *new), owner=owner, expected=session.message_count)
         return result
+
+
+def _check_named_by_host(context: AgentContext) -> None:
+    """Nobody will authenticate: the host must have said whose run it is, and may not expect a credential to be checked."""
+    if context.credential is not None:
+        raise ConfigurationError("the context presents a credential, and there is no Auth layer to check it")
+    if not context.user_id:
+        raise InvalidInput(
+            "the context has no user_id: set it, pass principal=, or add an Auth layer", details={"field": "user_id"}
+        )
 
 
 def _entrusted(context: AgentContext) -> AgentContext:

@@ -11,6 +11,7 @@ from agent_runtime import (
     AgentResult,
     ContextRecord,
     Message,
+    Principal,
     ProviderUnavailable,
     ResultRecord,
     Secret,
@@ -46,10 +47,8 @@ async def test_a_record_inside_a_run_holds_plain_metadata_and_nothing_of_the_run
         seen.append(context.to_record())
         return "ok"
 
-    context = AgentContext(
-        user_id="ann", current_task="t", metadata={"deep": {"list": [1, {"x": None}]}}, credential=Secret(CANARY)
-    )
-    await AgentExecutor(agent).execute(context, raise_on_error=True)
+    context = AgentContext(current_task="t", metadata={"deep": {"list": [1, {"x": None}]}}, credential=Secret(CANARY))
+    await AgentExecutor(agent).execute(context, principal=Principal(subject="ann"), raise_on_error=True)
     encoded = msgspec.json.encode(seen[0])
     assert CANARY.encode() not in encoded and CANARY not in repr(seen[0])
     assert msgspec.json.decode(encoded, type=ContextRecord).metadata == {"deep": {"list": [1, {"x": None}]}}

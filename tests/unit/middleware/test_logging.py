@@ -219,7 +219,7 @@ async def test_no_task_argument_answer_or_credential_is_written_unless_asked_for
     reply = RuntimeError(CANARY) if fails else None
     asked = ASKED.replace(credential=Secret(CANARY), metadata={"note": CANARY})
     try:
-        await around(Caller(scripted(reply)), records).execute(asked)
+        await around(Caller(scripted(reply)), records).execute(asked, principal=Principal(subject=asked.user_id))
     except RuntimeError:
         assert fails
     assert len(records) == 3
@@ -231,7 +231,7 @@ async def test_bodies_are_cut_and_hold_no_credential() -> None:
     client = ScriptedLLMClient(["b" * 5_000])
     secret = "secret-0815"
     asked = ASKED.replace(current_task="a" * 5_000).replace(credential=Secret(secret))
-    await around(Caller(client), records, bodies=True).execute(asked)
+    await around(Caller(client), records, bodies=True).execute(asked, principal=Principal(subject=asked.user_id))
     run = records[-1]
     assert (run.task, run.output) == ("a" * 2_000, "b" * 2_000)
     assert not any(secret in f"{record}{record!r}" for record in records)
