@@ -187,12 +187,12 @@ async def test_the_receiver_of_execute_is_told_the_same(allow_reset: bool) -> No
     [
         (ScriptedReply(text="late", delay=60), Limits(first_token=0.05), CallTimeout, "first_token"),
         (ScriptedReply(chunks=("a", 60.0)), Limits(idle=0.05), CallTimeout, "idle"),
-        (ScriptedReply(chunks=("a", 0.02) * 3_000), Limits(run=0.1), RunTimeout, None),
-        (ScriptedReply(chunks=(0.02, "a") * 3_000), Limits(run=0.1, idle=0.05, first_token=0.05), RunTimeout, None),
+        (ScriptedReply(chunks=("a", 0.02) * 3_000), Limits(run=0.1), RunTimeout, "run"),
+        (ScriptedReply(chunks=(0.02, "a") * 3_000), Limits(run=0.1, idle=0.05, first_token=0.05), RunTimeout, "run"),
     ],
 )
 async def test_silence_and_endless_talk_are_ended_in_time(
-    reply: ScriptedReply, limits: Limits, error: type[Exception], which: str | None
+    reply: ScriptedReply, limits: Limits, error: type[Exception], which: str
 ) -> None:
     executor = AgentExecutor(config=config(retry_attempts=1), llm_client=ScriptedLLMClient([reply]), limits=limits)
     async with no_leaks():
