@@ -206,7 +206,7 @@ async def retry_model(
         try:
             return await call_next(tried if attempt == tried.attempt else tried.replace(attempt=attempt))
         except AgentRuntimeError as error:
-            wait = random.uniform(0, min(max_delay, delay * 2 ** (attempt - 1)))
+            wait = random.uniform(0, min(max_delay, delay * 2.0 ** min(attempt - 1, 60)))
             wait = max(wait, error.retry_after or 0.0)
             if attempt >= attempts or not _may_retry(request, error, wait):
                 raise
