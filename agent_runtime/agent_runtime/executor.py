@@ -71,7 +71,7 @@ class AgentExecutor:
         self.session_manager = session_manager
         self.limits = limits or Limits()
         self.shutdown_grace = shutdown_grace
-        self._check(strict=strict)
+        self._strict = strict
         settings = getattr(self.agent, "config", None)
         timeout = settings.timeout if isinstance(settings, AgentConfig) else None
         self._runner = Runner(
@@ -82,6 +82,7 @@ class AgentExecutor:
             bus=event_bus,
             sessions=session_manager,
             limits=self.limits,
+            check=self._check,
             timeout=timeout or self.limits.run,
         )
         self._background = Background()
@@ -228,16 +229,15 @@ class AgentExecutor:
 
         return execute
 
-    def _check(self, *, strict: bool) -> None:
+    def _check(self) -> None:
+        """Refuse a pipeline that cannot work, when the executor is built and when a layer was added since."""
         config = getattr(self.agent, "config", None)
-        findings = self.lint()
         if LayerKind.RETRY in self.pipeline.kinds and isinstance(config, AgentConfig) and config.sets_retry:
             raise ConfigurationError(
                 "retries are set twice: by a retry layer and by AgentConfig.retry_attempts or retry_delay; drop one of them"
             )
-        refused = [
-            finding for finding in findings if finding.severity == "error" and (strict or finding.code == "AR010")
-        ]
+        errors = [finding for finding in self.lint() if finding.severity == "error"]
+        refused = errors if self._strict else [finding for finding in errors if finding.code == "AR010"]
         if refused:
             raise ConfigurationError("the pipeline is refused:\n" + "\n".join(f"- {finding}" for finding in refused))
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import inspect
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 import anyio
 import msgspec
@@ -55,6 +55,7 @@ class Runner:
         bus: EventBus | None,
         sessions: SessionManager | None,
         limits: Limits,
+        check: Callable[[], None],
         timeout: float,
     ) -> None:
         self.runs: dict[str, Run] = {}
@@ -67,12 +68,14 @@ class Runner:
         self._bus = bus
         self._sessions = sessions
         self._limits = limits
+        self._check = check
         self._timeout = timeout
         self._idle: anyio.Event | None = None
         self.compile()
 
     def compile(self) -> None:
         """Bind the pipeline's layers around the three innermost handlers; runs in flight keep what they started with."""
+        self._check()
         self._version = self._pipeline.version
         self._plain = self._pipeline.compile(self._innermost, complete, invoke)
         self._observed = self._pipeline.compile(self._innermost, complete, invoke, observe=True)

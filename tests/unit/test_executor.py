@@ -22,6 +22,8 @@ from agent_runtime import (
     Limits,
     MemorySessionStore,
     MiddlewarePipeline,
+    ModelRequest,
+    ModelResponse,
     PermissionDenied,
     Principal,
     ProviderUnavailable,
@@ -555,3 +557,23 @@ async def test_a_credential_never_reaches_the_agent() -> None:
 async def test_a_credential_that_nobody_would_check_is_refused() -> None:
     result = await AgentExecutor(never).execute(ASKED.replace(credential=Secret("sk-1")))
     assert isinstance(result.exception, ConfigurationError) and "Auth layer" in str(result.error)
+
+
+async def test_a_layer_added_later_is_checked_like_the_others() -> None:
+    @model_middleware
+    async def unreached(
+        request: ModelRequest, call_next: CallNext[ModelRequest, ModelResponse]
+    ) -> ModelResponse:  # the agent below calls no model
+        return await call_next(request)
+
+    async def agent(context: AgentContext) -> str:
+        return "ok"
+
+    pipeline = MiddlewarePipeline()
+    executor = AgentExecutor(agent, middleware=pipeline)
+    assert (await executor.execute(ASKED)).output == "ok"
+    pipeline.add(unreached)
+    with pytest.raises(ConfigurationError, match="AR010"):
+        await executor.execute(ASKED)
+    pipeline.remove("unreached")
+    assert (await executor.execute(ASKED)).output == "ok"
