@@ -71,15 +71,21 @@ class Runner:
         self._check = check
         self._timeout = timeout
         self._idle: anyio.Event | None = None
+        self._resources: list[object] = []
         self.compile()
 
     def compile(self) -> None:
         """Bind the pipeline's layers around the three innermost handlers; runs in flight keep what they started with."""
         self._check()
+        resources = self._pipeline.resources()
+        if self.open and any(layer not in self._resources for layer in resources):
+            raise ConfigurationError(
+                "a layer that holds resources was added to an open executor; add it before opening"
+            )
+        self._resources = resources
         self._version = self._pipeline.version
         self._plain = self._pipeline.compile(self._innermost, complete, invoke)
         self._observed = self._pipeline.compile(self._innermost, complete, invoke, observe=True)
-        self._needs_lifespan = bool(self._pipeline.resources())
 
     async def run(self, context: AgentContext, principal: Principal | None, edge: Edge) -> AgentResult:
         """Run `context`. A failure that the runtime knows comes back as a result, anything else is raised as it is."""
@@ -188,7 +194,7 @@ class Runner:
         run = context.run
         if self.closed:
             raise RuntimeClosed("the executor is shut down and takes no more runs")
-        if self._needs_lifespan and not self.open:
+        if self._resources and not self.open:
             raise ConfigurationError("a layer holds resources: run inside `async with executor:`")
         if self._only_agent_id and context.agent_id != self._agent_id:
             raise InvalidInput(

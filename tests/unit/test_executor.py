@@ -577,3 +577,27 @@ async def test_a_layer_added_later_is_checked_like_the_others() -> None:
         await executor.execute(ASKED)
     pipeline.remove("unreached")
     assert (await executor.execute(ASKED)).output == "ok"
+
+
+async def test_a_layer_with_resources_cannot_be_added_to_an_open_executor() -> None:
+    class Holds(BaseMiddleware):
+        async def __aenter__(self) -> None:
+            pass
+
+        async def __aexit__(self, *error: object) -> None:
+            pass
+
+        async def process(self, context: AgentContext, call_next: CallNext) -> AgentResult:
+            return await call_next(context)
+
+    async def agent(context: AgentContext) -> str:
+        return "ok"
+
+    pipeline = MiddlewarePipeline([Holds().named("first")])
+    async with AgentExecutor(agent, middleware=pipeline) as executor:
+        pipeline.add(waits_for_ever)
+        pipeline.remove("waits_for_ever")
+        assert (await executor.execute(ASKED)).output == "ok"
+        pipeline.add(Holds())
+        with pytest.raises(ConfigurationError, match="open executor"):
+            await executor.execute(ASKED)
