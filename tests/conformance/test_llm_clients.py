@@ -74,4 +74,4 @@ class BrokenContract(LLMClientContract):
 )
 async def test_a_broken_promise_is_found(how: str, promise: Callable[[LLMClientContract], object]) -> None:
     with pytest.raises(AssertionError):
-        await promise(BrokenContract(how))  # type: ignore[misc]
+        await promise(BrokenContract(how))  # type: ignore[misc]  # an unbound method, given its object here
