@@ -57,13 +57,19 @@ from agent_runtime.pipeline import Layer, MiddlewarePipeline, when
 from agent_runtime.run import Run
 from agent_runtime.session_data import Checkpoint, Session
 from agent_runtime.session_store import (
+    OPERATIONS_KEPT,
+    RUNS_KEPT,
     ExpiredSession,
+    LeaseToken,
     MessageBatch,
     Refusal,
+    SessionContent,
     SessionFields,
     SessionQuota,
     SessionStore,
     StoredCheckpoint,
+    StoredLease,
+    StoredRun,
     StoredSession,
 )
 from agent_runtime.sessions import SessionManager
@@ -106,6 +112,8 @@ from agent_runtime.types import (
 )
 
 __all__ = (
+    "OPERATIONS_KEPT",
+    "RUNS_KEPT",
     "Agent",
     "AgentConfig",
     "AgentContext",
@@ -144,6 +152,7 @@ __all__ = (
     "LLMClient",
     "Layer",
     "LayerKind",
+    "LeaseToken",
     "LimitExceeded",
     "Limits",
     "MemorySessionStore",
@@ -178,6 +187,7 @@ __all__ = (
     "Secret",
     "Session",
     "SessionConflict",
+    "SessionContent",
     "SessionFields",
     "SessionManager",
     "SessionQuota",
@@ -187,6 +197,8 @@ __all__ = (
     "StateKey",
     "StoreUnavailable",
     "StoredCheckpoint",
+    "StoredLease",
+    "StoredRun",
     "StoredSession",
     "StreamEvent",
     "SubscriberStats",

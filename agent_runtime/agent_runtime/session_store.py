@@ -60,7 +60,10 @@ class SessionFields(Value, frozen=True, kw_only=True):
 
 
 class StoredSession(Value, frozen=True, kw_only=True):
-    """A session as the store has it. Times are Unix seconds by the store's clock; `version` counts writes from 1."""
+    """A session as the store has it. Times are Unix seconds by the store's clock; `version` counts writes from 1.
+
+    `holder` is who holds the lease now; `None` when nobody does, or its time is up.
+    """
 
     session_id: str
     fields: SessionFields
@@ -69,6 +72,7 @@ class StoredSession(Value, frozen=True, kw_only=True):
     created_at: float
     updated_at: float
     expires_at: float
+    holder: str | None = None
 
 
 class StoredCheckpoint(Value, frozen=True, kw_only=True):
@@ -82,6 +86,45 @@ class StoredCheckpoint(Value, frozen=True, kw_only=True):
     sequence: int
     message_count: int
     created_at: float
+
+
+class LeaseToken(Value, frozen=True, kw_only=True):
+    """What proves a lease to the store: who took it, and the fencing token, which is larger for each lease of a session.
+
+    It holds until the session is leased to another holder or the lease is given back: one whose time is up, and that
+    nobody else has taken, still holds.
+    """
+
+    holder: str
+    fence: int
+
+
+class StoredLease(Value, frozen=True, kw_only=True):
+    """A lease as it was given, and the session as it is then."""
+
+    token: LeaseToken
+    session: StoredSession
+
+
+class StoredRun(Value, frozen=True, kw_only=True):
+    """A run that has entries and is not finished: `sequence` counts the session's runs from 1, never a number twice.
+
+    `message_count` is the length of the conversation when the run began; times are Unix seconds by the store's clock.
+    """
+
+    run_id: str
+    sequence: int
+    entry_count: int
+    message_count: int
+    created_at: float
+    updated_at: float
+
+
+class SessionContent(Value, frozen=True, kw_only=True):
+    """What a new session starts with: messages, and checkpoints with their `message_count`, the oldest first."""
+
+    messages: MessageBatch | None = None
+    checkpoints: tuple[StoredCheckpoint, ...] = ()
 
 
 class ExpiredSession(Value, frozen=True, kw_only=True):
@@ -100,17 +143,27 @@ class SessionQuota(Value, frozen=True, kw_only=True):
     max_sessions_per_user: int | None = None
 
 
+RUNS_KEPT = 32
+"""How many unfinished runs a session has at most; a new one takes the place of the oldest."""
+OPERATIONS_KEPT = 100
+"""How many of a session's last `write` operations are known again."""
+
+
 class Refusal(StrEnum):
     """Why a store did not do it; then nothing has changed."""
 
     MISSING = "missing"
-    """No such session or checkpoint, or another owner's."""
+    """No such session, checkpoint or run, or another owner's."""
     EXISTS = "exists"
     """The owner has a session, or the session has another checkpoint, of this id."""
     CHANGED = "changed"
-    """The session is not at the expected version or message count."""
+    """The session is not at the expected version or message count, or the run not at the expected entry."""
     CLOSED = "closed"
-    """The session takes no more messages and checkpoints."""
+    """The session takes no more messages, checkpoints and runs."""
+    HELD = "held"
+    """Somebody else holds the lease."""
+    FENCED = "fenced"
+    """The lease of this token is over: another holder has taken the session since, or it was given back."""
     FULL = "full"
     """`max_sessions` is reached."""
     OWNER_FULL = "owner_full"
@@ -120,7 +173,7 @@ class Refusal(StrEnum):
 def refused(refusal: Refusal, session_id: str, quota: SessionQuota) -> AgentRuntimeError:
     """The error that tells a caller of `refusal`."""
     if refusal is Refusal.MISSING:
-        return NotFound(f"there is no session {session_id!r} of this owner, or no such checkpoint in it")
+        return NotFound(f"there is no session {session_id!r} of this owner, or no such checkpoint or run in it")
     if refusal is Refusal.FULL:
         return _too_many(quota.max_sessions, "max_sessions")
     if refusal is Refusal.OWNER_FULL:
@@ -131,7 +184,9 @@ def refused(refusal: Refusal, session_id: str, quota: SessionQuota) -> AgentRunt
 _CONFLICTS = {
     Refusal.EXISTS: "exists already, or its checkpoint of this id has another state; choose another id",
     Refusal.CHANGED: "changed since it was read; read it again",
-    Refusal.CLOSED: "is closed and takes no more messages and checkpoints; make a new one, or fork it",
+    Refusal.CLOSED: "is closed and takes no more messages, checkpoints and runs; make a new one, or fork it",
+    Refusal.HELD: "is held by another run; try again when that has ended",
+    Refusal.FENCED: "was taken over by another run while this one was paused; nothing was written",
 }
 
 
@@ -143,33 +198,62 @@ def _too_many(limit: int | None, name: str) -> LimitExceeded:
 
 
 class SessionStore(Protocol):
-    """Sessions, each with its messages and checkpoints.
+    """Sessions, each with its messages, its checkpoints, and the entries of its unfinished runs.
 
     - A session is named by owner *and* id, both compared exactly: nobody sees, changes or counts another owner's, and two
       owners may use the same id.
     - Each method is one atomic step and one await. Cancelled or failing, it is done as a whole or not at all.
-    - A session lives until `expires_at`; from that moment on it, its messages, checkpoints and index entries are gone for
-      every method but `expire`. Each write sets `expires_at` to `ttl` seconds (above 0) from now, by the store's clock.
-    - Bytes come back as they were. Callers have checked all arguments: ids are `[A-Za-z0-9_-]{1,128}`, names are 1–255
-      printable characters (any script, also `:`, `*` and quotes), counts are not negative.
+    - A session lives until `expires_at`; from that moment on it, all that belongs to it and its index entries are gone for
+      every method but `expire`. Each write sets `expires_at` to `ttl` seconds (above 0) from now, by the store's clock, or
+      to the end of the lease where that is later.
+    - A write can be repeated: the same `operation` (or checkpoint id, holder, or entry number with the same data) again
+      changes nothing and answers like the first, whatever happened since. An operation is known while the session lives;
+      of `write`, the last 100.
+    - With `lease`, a write is done only while that token holds, which is checked in the same step; otherwise `FENCED`.
+    - Bytes come back as they were. Callers have checked all arguments: ids, holders and operations are
+      `[A-Za-z0-9_-]{1,128}`, names are 1–255 printable characters (any script, also `:`, `*` and quotes), counts are not
+      negative.
     - `StoreUnavailable` when the backend cannot be reached, `OutcomeUnknown` when a write was sent and no answer came. An
       outage never looks like an absent session.
     """
 
+    # Sessions
+
     async def create(
-        self, owner: Owner, session_id: str, fields: SessionFields, quota: SessionQuota
+        self,
+        owner: Owner,
+        session_id: str,
+        fields: SessionFields,
+        quota: SessionQuota,
+        *,
+        operation: str,
+        content: SessionContent | None = None,
     ) -> StoredSession | Refusal:
-        """Add an empty session. Refuses `EXISTS`, `FULL`, `OWNER_FULL`; expired sessions are not counted."""
+        """Add a session, empty or with `content`, whose checkpoints are numbered anew from 1.
+
+        Refuses `EXISTS`, `FULL`, `OWNER_FULL`; expired sessions are not counted.
+        """
         ...
 
     async def read(self, owner: Owner, session_id: str) -> StoredSession | None:
-        """The session without its messages and checkpoints."""
+        """The session without what belongs to it."""
         ...
 
     async def write(
-        self, owner: Owner, session_id: str, fields: SessionFields, *, expected: int, ttl: float
+        self,
+        owner: Owner,
+        session_id: str,
+        fields: SessionFields,
+        *,
+        expected: int,
+        ttl: float,
+        operation: str,
+        lease: LeaseToken | None = None,
     ) -> StoredSession | Refusal:
-        """Set the fields and add 1 to the version, if that is `expected`. Refuses `MISSING`, `CHANGED`."""
+        """Set the fields and add 1 to the version, if that is `expected`. Refuses `MISSING`, `FENCED`, `CHANGED`.
+
+        A repeated operation answers with the session as it is now.
+        """
         ...
 
     async def delete(self, owner: Owner, session_id: str) -> bool:
@@ -188,13 +272,37 @@ class SessionStore(Protocol):
         """How many sessions the owner has."""
         ...
 
+    async def fork(
+        self, owner: Owner, session_id: str, checkpoint_id: str, new_id: str, quota: SessionQuota, *, operation: str
+    ) -> StoredSession | Refusal:
+        """Add session `new_id`, open, with the fields, the messages up to the checkpoint, and the checkpoint as its first.
+
+        Refuses `MISSING`, `EXISTS`, `FULL`, `OWNER_FULL`. The session that is forked stays as it is.
+        """
+        ...
+
+    async def expire(self) -> Sequence[ExpiredSession]:
+        """Remove sessions whose time is up, at most 1,000, and return them; each is returned to one caller only."""
+        ...
+
+    # Messages
+
     async def append(
-        self, owner: Owner, session_id: str, batch: MessageBatch, *, expected: int | None, ttl: float
+        self,
+        owner: Owner,
+        session_id: str,
+        batch: MessageBatch,
+        *,
+        expected: int | None,
+        ttl: float,
+        operation: str,
+        lease: LeaseToken | None = None,
     ) -> int | Refusal:
         """Add messages, of which there is one at least, and return the new message count; the version stays.
 
-        What is there is not written again: the cost is that of the batch. Refuses `MISSING`, `CLOSED`, and `CHANGED` when
-        `expected` is given and not the message count.
+        What is there is not written again: the cost is that of the batch. Refuses `MISSING`, `CLOSED`, `FENCED`, `HELD`
+        without `lease` while there is a holder, and `CHANGED` when `expected` is given and not the message count. A
+        repeated operation answers with the count that it gave.
         """
         ...
 
@@ -202,12 +310,21 @@ class SessionStore(Protocol):
         """The messages in order, or the `last` so many; `None` without the session."""
         ...
 
+    # Checkpoints
+
     async def put_checkpoint(
-        self, owner: Owner, session_id: str, checkpoint_id: str, data: bytes, *, ttl: float
+        self,
+        owner: Owner,
+        session_id: str,
+        checkpoint_id: str,
+        data: bytes,
+        *,
+        ttl: float,
+        lease: LeaseToken | None = None,
     ) -> StoredCheckpoint | Refusal:
         """Add a checkpoint with the next sequence number. The same id and data again change nothing.
 
-        Refuses `MISSING`, `CLOSED`, and `EXISTS` when the id is there with other data.
+        Refuses `MISSING`, `CLOSED`, `FENCED`, and `EXISTS` when the id is there with other data.
         """
         ...
 
@@ -221,15 +338,59 @@ class SessionStore(Protocol):
         """Remove all checkpoints, or this one; how many there were. `expires_at` stays."""
         ...
 
-    async def fork(
-        self, owner: Owner, session_id: str, checkpoint_id: str, new_id: str, quota: SessionQuota
-    ) -> StoredSession | Refusal:
-        """Add session `new_id`, open, with the fields, the messages up to the checkpoint, and the checkpoint as its first.
+    # Leases
 
-        Refuses `MISSING`, `EXISTS`, `FULL`, `OWNER_FULL`. The session that is forked stays as it is.
+    async def acquire(
+        self, owner: Owner, session_id: str, holder: str, *, seconds: float, ttl: float, entry: bytes | None = None
+    ) -> StoredLease | Refusal:
+        """Give `holder` the lease for `seconds`, by the store's clock; with `entry`, it begins run `holder` in the same step.
+
+        A lease that holds is given to its holder again, as `renew` does; otherwise the fencing token is larger than any
+        before. Refuses `MISSING`, `CLOSED`, `HELD`, and `CHANGED` when run `holder` has begun with another entry.
         """
         ...
 
-    async def expire(self) -> Sequence[ExpiredSession]:
-        """Remove sessions whose time is up, at most 1,000, and return them; each is returned to one caller only."""
+    async def renew(self, owner: Owner, session_id: str, lease: LeaseToken, *, seconds: float) -> StoredLease | Refusal:
+        """Have the lease last `seconds` from now, and the session at least as long. Refuses `MISSING`, `FENCED`."""
+        ...
+
+    async def release(self, owner: Owner, session_id: str, lease: LeaseToken) -> bool:
+        """Give the lease back; false when it did not hold. `expires_at` stays."""
+        ...
+
+    # Runs
+
+    async def record(
+        self, owner: Owner, session_id: str, run_id: str, number: int, entry: bytes, *, ttl: float, lease: LeaseToken
+    ) -> int | Refusal:
+        """Add entry `number` to the run and return `number`; number 1 begins the run.
+
+        The entries are not written again: the cost is that of this one. A new run is the session's next in sequence, and
+        takes the place of the oldest where there are 32. The same number and entry again change nothing.
+        Refuses `MISSING` (also a run that has not begun or is gone), `FENCED`, `CLOSED` for number 1, and `CHANGED` when
+        the run's next entry has another number.
+        """
+        ...
+
+    async def runs(self, owner: Owner, session_id: str) -> Sequence[StoredRun]:
+        """The session's unfinished runs, the highest sequence first. Empty without the session."""
+        ...
+
+    async def entries(self, owner: Owner, session_id: str, run_id: str) -> Sequence[bytes]:
+        """The run's entries in order. Empty without the run."""
+        ...
+
+    async def finish(
+        self, owner: Owner, session_id: str, run_id: str, batch: MessageBatch | None, *, ttl: float, lease: LeaseToken
+    ) -> int | Refusal:
+        """Add the messages, remove the run with its entries, give the lease back; return the message count.
+
+        The run need not have begun. The run id is the operation: once its messages are there, the count that they gave is
+        returned again, and without a batch a run that is not there is finished already (the lease is given back where it
+        holds). Refuses `MISSING` without the session, `FENCED`, and `CLOSED` with a batch.
+        """
+        ...
+
+    async def discard_run(self, owner: Owner, session_id: str, run_id: str) -> bool | Refusal:
+        """Remove an unfinished run; whether there was one. Refuses `HELD` while there is a holder. `expires_at` stays."""
         ...
