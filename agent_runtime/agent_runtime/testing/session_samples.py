@@ -1,20 +1,13 @@
-"""What the contract of session stores works with: owners that look alike, operations, and what a store has."""
+"""What the contract of session stores works with: owners that look alike, what they say, and how calls are made."""
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeAlias, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import anyio
 from anyio.lowlevel import checkpoint
 from hypothesis import strategies as st
 
-from agent_runtime.session_store import (
-    MessageBatch,
-    Refusal,
-    SessionFields,
-    SessionQuota,
-    SessionStore,
-    StoredCheckpoint,
-)
+from agent_runtime.session_store import Refusal, SessionFields
 from agent_runtime.types import FunctionCall, Message, Owner
 
 T = TypeVar("T")
@@ -39,17 +32,16 @@ OWNERS = (
     Owner(tenant_id="acme", user_id="a\u0308nn"),  # looks the same, and is another user
     Owner(tenant_id="x" * 255, user_id="💥" * 255),
 )
-FIELDS = SessionFields(agent_id="support", data=bytes(range(256)))
+EVERY_BYTE = bytes(range(256))
+FIELDS = SessionFields(agent_id="support", data=EVERY_BYTE)
 OTHER_FIELDS = SessionFields(agent_id="sales", data=b"")
+CLOSED_FIELDS = SessionFields(agent_id="support", data=b"", closed=True)
 HELLO = Message(role="user", content="hello")
 CALL = FunctionCall(id="c1", name="look", arguments='{"at": "\\u0000"}')
 TURN = (
     Message(role="assistant", content="\0 ünï 💥 'quoted'", tool_calls=(CALL,)),
     Message(role="tool", content="", tool_call_id="c1", name="look"),
 )
-
-Picture: TypeAlias = list[tuple[str, SessionFields, int, list[Message], list[tuple[str, bytes, int, int]]]]
-Operation: TypeAlias = Callable[[SessionStore, Owner, float], Awaitable[object]]
 
 any_texts = st.text(st.characters(codec="utf-8"), max_size=50)
 any_names = st.text(st.sampled_from("ab:*é-_ "), min_size=1, max_size=3).filter(str.isprintable)
@@ -63,32 +55,6 @@ any_messages = st.builds(
     tool_call_id=st.none() | any_texts,
     name=st.none() | any_texts,
 )
-WRITES: dict[str, Operation] = {
-    "write": lambda store, owner, ttl: store.write(owner, "s", OTHER_FIELDS, expected=1, ttl=ttl),
-    "append": lambda store, owner, ttl: store.append(owner, "s", MessageBatch.of(TURN), expected=3, ttl=ttl),
-    "put_checkpoint": lambda store, owner, ttl: store.put_checkpoint(owner, "s", "c3", b"3", ttl=ttl),
-}
-OPERATIONS: dict[str, Operation] = {
-    **WRITES,
-    "create": lambda store, owner, ttl: store.create(owner, "new", FIELDS, SessionQuota(ttl=ttl)),
-    "fork": lambda store, owner, ttl: store.fork(owner, "s", "c1", "new", SessionQuota(ttl=ttl)),
-    "delete": lambda store, owner, ttl: store.delete(owner, "s"),
-    "delete_all": lambda store, owner, ttl: store.delete_all(owner),
-    "delete_checkpoints": lambda store, owner, ttl: store.delete_checkpoints(owner, "s"),
-}
-
-
-async def picture_of(store: SessionStore, owner: Owner) -> Picture:
-    """All that the store has of an owner, without times."""
-    picture: Picture = []
-    for session in sorted(await store.sessions(owner), key=lambda stored: stored.session_id):
-        name = session.session_id
-        messages = list(some(await store.messages(owner, name)))
-        assert len(messages) == session.message_count
-        found: Sequence[StoredCheckpoint] = await store.checkpoints(owner, name)
-        checkpoints = [(item.checkpoint_id, item.data, item.sequence, item.message_count) for item in found]
-        picture.append((name, session.fields, session.version, messages, checkpoints))
-    return picture
 
 
 async def together(times: int, call: Callable[[int], Awaitable[T]]) -> list[T]:
