@@ -1,0 +1,5 @@
+"""Stores in one SQLite file: the embedded default, with no server and no library besides Python's own."""
+
+from agent_runtime_adapters.sqlite.database import SQLiteDatabase
+
+__all__ = ("SQLiteDatabase",)
