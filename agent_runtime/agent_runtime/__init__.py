@@ -39,6 +39,7 @@ from agent_runtime.errors import (
     RunTimeout,
     SessionConflict,
     StoreUnavailable,
+    Suspended,
     ToolFailed,
     Unavailable,
     Unknown,
@@ -46,16 +47,41 @@ from agent_runtime.errors import (
     safe_text,
     translate,
 )
+from agent_runtime.event_log import EventLog, LogBounds, LoggedEvent, LogPage
 from agent_runtime.events import EventBus, EventHandler, EventType, SystemEvent, batched
 from agent_runtime.executor import AgentExecutor, reaches
+from agent_runtime.hold import OnBusy
+from agent_runtime.journal import Durability
+from agent_runtime.key_value_store import (
+    MAX_KEY_CHARACTERS,
+    MAX_VALUE_BYTES,
+    KeyValueStore,
+    StoredValue,
+    check_entry,
+)
 from agent_runtime.layer import BaseMiddleware, CallNext, model_middleware, tool_middleware
 from agent_runtime.limits import Limits
 from agent_runtime.lint import Finding, LayerKind, Placed, Stage
 from agent_runtime.memory import MemorySessionStore
+from agent_runtime.memory_event_log import MemoryEventLog
+from agent_runtime.memory_key_values import MemoryKeyValueStore
+from agent_runtime.memory_rate_limits import MemoryRateLimitStore
 from agent_runtime.model_call import retry_model, watch_stream
 from agent_runtime.pipeline import Layer, MiddlewarePipeline, when
+from agent_runtime.rate_limit_store import (
+    Allowance,
+    Charge,
+    RateCell,
+    RateKey,
+    RateLimit,
+    RateLimitStore,
+    Settlement,
+    Taken,
+    admit,
+)
 from agent_runtime.run import Run
-from agent_runtime.session_data import Checkpoint, Session
+from agent_runtime.session_data import Checkpoint, Session, UnfinishedRun
+from agent_runtime.session_leases import Lease
 from agent_runtime.session_store import (
     OPERATIONS_KEPT,
     RUNS_KEPT,
@@ -85,6 +111,7 @@ from agent_runtime.stream import (
     RunCompleted,
     RunFailed,
     RunStarted,
+    RunSuspended,
     StreamEvent,
     TextDelta,
     ToolFinished,
@@ -94,7 +121,7 @@ from agent_runtime.stream import (
 )
 from agent_runtime.subscription import SubscriberStats
 from agent_runtime.text import DeltaText, repair_text
-from agent_runtime.tools import Tool, ToolKind, tool
+from agent_runtime.tools import Reconcile, Tool, ToolKind, tool
 from agent_runtime.types import (
     AgentResult,
     ContextRecord,
@@ -103,7 +130,9 @@ from agent_runtime.types import (
     ModelResponse,
     Owner,
     Principal,
+    Question,
     ResultRecord,
+    Resume,
     RunStatus,
     Secret,
     ToolDefinition,
@@ -112,6 +141,8 @@ from agent_runtime.types import (
 )
 
 __all__ = (
+    "MAX_KEY_CHARACTERS",
+    "MAX_VALUE_BYTES",
     "OPERATIONS_KEPT",
     "RUNS_KEPT",
     "Agent",
@@ -122,10 +153,12 @@ __all__ = (
     "AgentResult",
     "AgentRuntimeError",
     "AgentStream",
+    "Allowance",
     "AuthenticationFailed",
     "BaseMiddleware",
     "CallNext",
     "CallTimeout",
+    "Charge",
     "Checkpoint",
     "ConfigurationError",
     "Conflict",
@@ -134,12 +167,14 @@ __all__ = (
     "CorruptRecord",
     "DeltaText",
     "Denied",
+    "Durability",
     "Emit",
     "Envelope",
     "ErrorKind",
     "ErrorType",
     "EventBus",
     "EventHandler",
+    "EventLog",
     "EventType",
     "Exhausted",
     "ExpiredSession",
@@ -148,13 +183,21 @@ __all__ = (
     "Gap",
     "Invalid",
     "InvalidInput",
+    "KeyValueStore",
     "LLMAgent",
     "LLMClient",
     "Layer",
     "LayerKind",
+    "Lease",
     "LeaseToken",
     "LimitExceeded",
     "Limits",
+    "LogBounds",
+    "LogPage",
+    "LoggedEvent",
+    "MemoryEventLog",
+    "MemoryKeyValueStore",
+    "MemoryRateLimitStore",
     "MemorySessionStore",
     "Message",
     "MessageBatch",
@@ -164,24 +207,33 @@ __all__ = (
     "ModelResponse",
     "ModelStarted",
     "NotFound",
+    "OnBusy",
     "OutcomeUnknown",
     "Owner",
     "PermissionDenied",
     "Placed",
     "Principal",
     "ProviderUnavailable",
+    "Question",
+    "RateCell",
+    "RateKey",
+    "RateLimit",
+    "RateLimitStore",
     "RateLimited",
     "ReasoningDelta",
+    "Reconcile",
     "Refusal",
     "RequestRejected",
     "Reset",
     "ResultRecord",
+    "Resume",
     "Run",
     "RunCancelled",
     "RunCompleted",
     "RunFailed",
     "RunStarted",
     "RunStatus",
+    "RunSuspended",
     "RunTimeout",
     "RuntimeClosed",
     "Secret",
@@ -192,6 +244,7 @@ __all__ = (
     "SessionManager",
     "SessionQuota",
     "SessionStore",
+    "Settlement",
     "Stage",
     "State",
     "StateKey",
@@ -200,9 +253,12 @@ __all__ = (
     "StoredLease",
     "StoredRun",
     "StoredSession",
+    "StoredValue",
     "StreamEvent",
     "SubscriberStats",
+    "Suspended",
     "SystemEvent",
+    "Taken",
     "TextClient",
     "TextDelta",
     "TextStream",
@@ -216,9 +272,12 @@ __all__ = (
     "ToolResult",
     "ToolStarted",
     "Unavailable",
+    "UnfinishedRun",
     "Unknown",
     "Usage",
+    "admit",
     "batched",
+    "check_entry",
     "decode_event",
     "encode_event",
     "error_type_of",

@@ -1,5 +1,6 @@
 """The built-in agent: messages, model, tools, model, until the model has answered."""
 
+import hashlib
 import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,13 +18,14 @@ from agent_runtime.errors import (
     LimitExceeded,
     NotFound,
     RunCancelled,
+    Suspended,
 )
 from agent_runtime.lint import LayerKind, Stage
 from agent_runtime.model_call import retry_model
 from agent_runtime.tools import Tool, parse_arguments
 from agent_runtime.types import AgentResult, FunctionCall, Message, ModelResponse, ToolResult
 
-_ENDS_THE_RUN = (LimitExceeded, ConsumerGone, RunCancelled, ConfigurationError)
+_ENDS_THE_RUN = (LimitExceeded, ConsumerGone, RunCancelled, ConfigurationError, Suspended)
 
 
 class LLMAgent:
@@ -33,7 +35,8 @@ class LLMAgent:
     the task. The calls of one answer run at once. An unknown tool, arguments that do not fit, and an error from a tool or
     refused by a tool layer are told to the model; a limit, a wrong configuration, a cancelled run and a consumer that is
     gone end the run, and so does a bug in a layer. A model call is retried as the config says, outside all model layers,
-    unless the pipeline has a retry layer.
+    unless the pipeline has a retry layer. In a session, each answer of the model and each result of a tool is recorded, and
+    a run that was cut short goes on from there.
 
     Args:
         client: An `LLMClient`, or anything with `async generate(prompt, **params)` that returns text or a
@@ -44,6 +47,8 @@ class LLMAgent:
     Raises `LimitExceeded` (finish reason `max_steps`) when the model still wants tools after `config.max_steps` or
     `Limits.steps` calls.
     """
+
+    resumable = True
 
     def __init__(
         self,
@@ -60,6 +65,7 @@ class LLMAgent:
         self._by_name = {tool.name: tool for tool in self.tools}
         if len(self._by_name) < len(self.tools):
             raise ConfigurationError(f"agent {self.name!r} has two tools of one name: {[t.name for t in self.tools]}")
+        self.fingerprint = _fingerprint(self.tools)
         self._definitions = tuple(tool.definition for tool in self.tools)
         self._parameters = config.parameters()
         self._system = (Message(role="system", content=config.system_prompt),) if config.system_prompt else ()
@@ -91,16 +97,18 @@ class LLMAgent:
 
     async def _answers(self, context: AgentContext, wanted: tuple[FunctionCall, ...], step: int) -> tuple[Message, ...]:
         """What each of the calls gave, in their order."""
-        turn = 1 + sum(message.role == "user" for message in context.messages)
-        key = f"{context.session_id or context.run.run_id}:{turn}:{step}"
+        key = f"{context.run.origin}:{step}"
         if len(wanted) == 1:
             return (_message(wanted[0], await self._call(context, wanted[0], f"{key}:0")),)
         results: dict[int, ToolResult] = {}
         failures: list[BaseException] = []
+        suspended: list[Suspended] = []
 
         async def call(index: int) -> None:
             try:
                 results[index] = await self._call(context, wanted[index], f"{key}:{index}")
+            except Suspended as error:
+                suspended.append(error)  # the others go on to their end
             except BaseException as error:  # noqa: BLE001 - raised below, where no group wraps it
                 failures.append(error)
                 group.cancel_scope.cancel()
@@ -110,6 +118,8 @@ class LLMAgent:
                 group.start_soon(call, index)
         if failures:
             raise failures[0]
+        if suspended:
+            raise suspended[0]
         return tuple(_message(wanted[index], results[index]) for index in range(len(wanted)))
 
     async def _call(self, context: AgentContext, wanted: FunctionCall, key: str) -> ToolResult:
@@ -125,12 +135,21 @@ class LLMAgent:
         except _ENDS_THE_RUN:
             raise
         except AgentRuntimeError as error:
+            journal = context.run.journal
+            if journal is not None and error is journal.failure:
+                raise  # the step could not be recorded
             told = msgspec.json.encode({"error": str(error), "error_type": error.error_type})
             return ToolResult(content=told.decode(), is_error=True)
 
 
 def _tool(tool: Any) -> Tool:
     return cast(Tool, tool) if isinstance(tool, Tool) else Tool(tool)
+
+
+def _fingerprint(tools: Sequence[Tool]) -> str:
+    """Changes when a tool is added, removed, or has other parameters or another kind."""
+    told = [(tool.name, tool.kind, tool.definition.parameters) for tool in sorted(tools, key=lambda tool: tool.name)]
+    return hashlib.sha256(msgspec.json.encode(told, order="deterministic")).hexdigest()[:32]
 
 
 def _message(wanted: FunctionCall, result: ToolResult) -> Message:

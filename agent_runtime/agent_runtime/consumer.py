@@ -47,7 +47,8 @@ class Producer:
         if self._result is None:
             await checkpoint_if_cancelled()  # most likely by what has cancelled the run
             raise RunCancelled("the run was cancelled before its end")
-        self._result.unwrap()
+        if not self._result.questions:  # a run that waits for answers has not failed; its last event says so
+            self._result.unwrap()
         raise StopAsyncIteration
 
     @property
@@ -61,7 +62,8 @@ class Producer:
 class AgentStream:
     """`async with executor.stream(context) as stream: async for event in stream: …`
 
-    Iteration gives events in order, then raises the run's error if it failed: the error itself, never a group. Leaving the
+    Iteration gives events in order, then raises the run's error if it failed: the error itself, never a group. A suspended
+    run ends with the event `RunSuspended` and raises nothing. Leaving the
     block before the end cancels the run and waits until it has cleaned up.
     """
 
@@ -106,7 +108,7 @@ class TextStream:
     """`async for text in executor.execute_stream(context): …` — the answer's text in pieces.
 
     An iterator object: dropping it, or `aclose()`, cancels the run; `stream()` is the form that also waits for the
-    clean-up. After the last piece `result` is there; a failed run raises its error instead.
+    clean-up. After the last piece `result` is there; a failed or suspended run raises its error instead.
     """
 
     def __init__(self, producer: Producer, background: Background) -> None:
@@ -127,7 +129,11 @@ class TextStream:
             self._background.start(self._producer.produce, name="execute_stream", on_end=self._producer.channel.end)
             self._started = True
         while True:
-            event = await self._producer.next()
+            try:
+                event = await self._producer.next()
+            except StopAsyncIteration:
+                self.result.unwrap()  # of a suspended run: whoever takes only text would not notice
+                raise
             if isinstance(event, TextDelta):
                 return event.text
 

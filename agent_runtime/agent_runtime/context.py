@@ -10,7 +10,8 @@ from typing_extensions import Unpack
 
 from agent_runtime.errors import ConfigurationError, InvalidInput
 from agent_runtime.events import SystemEvent
-from agent_runtime.payload import plain_json
+from agent_runtime.journal import Journal
+from agent_runtime.payload import check_name, copy_json, plain_json
 from agent_runtime.run import NO_RUN, Run
 from agent_runtime.stream import (
     Emit,
@@ -23,12 +24,14 @@ from agent_runtime.stream import (
     ToolStarted,
     drop,
 )
+from agent_runtime.text import repair_text
 from agent_runtime.types import (
     AgentResult,
     ContextRecord,
     Message,
     ModelResponse,
     Owner,
+    Question,
     Secret,
     ToolDefinition,
     ToolResult,
@@ -67,6 +70,7 @@ class AgentContext(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         deadline: When the run must have ended, in `anyio.current_time()` seconds.
         run: The run's mutable cell; set when the run starts.
         emit: Pushes one stream event outwards; drops it in a plain run.
+        may_ask: False inside an `effect` tool, which cannot be suspended.
     """
 
     current_task: str
@@ -84,6 +88,7 @@ class AgentContext(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     deadline: float = float("inf")
     run: Run = NO_RUN
     emit: Emit = drop
+    may_ask: bool = True
 
     @property
     def created_at(self) -> datetime:
@@ -168,16 +173,41 @@ class AgentContext(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         """Call `client` through the model layers. A call that emitted no text has its text emitted as one piece.
 
         `around(request, call_next)` is one layer more, outside the others: `retry_model`, for instance.
+
+        In a resumed run, a call whose answer is recorded (by `request.step`, in order) is not made again, nor do its layers
+        run: the recorded answer is given, its text emitted as one piece.
         """
         run = self.run
         if run.closed:
             raise run.refusal()
+        journal = run.journal
+        if journal is None or not journal.durable:
+            return await self._ask_model(request, client, around)
+        response = journal.recorded_answer(request.step)
+        if response is None:
+            response = await self._ask_model(request, client, around)
+            await journal.model_answered(request.step, response)
+        elif run.streaming:
+            await self._tell_again(request.step, response)
+        return response
+
+    async def _tell_again(self, step: int, response: ModelResponse) -> None:
+        """Emit what was recorded of a model call, its text as one piece."""
+        await self.emit(ModelStarted(step=step))
+        if response.message.content:
+            await self.emit(TextDelta(text=response.message.content, step=step))
+        await self.emit(_finished(step, response))
+
+    async def _ask_model(
+        self, request: "ModelRequest", client: "LLMClient", around: "AroundModel | None"
+    ) -> ModelResponse:
+        run = self.run
         handler = run.handlers.model
         if not run.streaming:
             bound = msgspec.structs.replace(request, context=self, client=client)
             return await (handler(bound) if around is None else around(bound, handler))
-        emit = self.emit
         step = request.step
+        emit = self.emit
         spoke = False
 
         def emit_and_note(event: StreamEvent) -> Awaitable[None]:
@@ -194,17 +224,29 @@ class AgentContext(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         response = await (handler(bound) if around is None else around(bound, handler))
         if not spoke and response.message.content:
             await emit(TextDelta(text=response.message.content, step=step))
-        await emit(
-            ModelFinished(step=step, model=response.model, finish_reason=response.finish_reason, usage=response.usage)
-        )
+        await emit(_finished(step, response))
         return response
 
     async def call_tool(self, call: "ToolCall", function: "ToolFunction") -> ToolResult:
-        """Call `function` through the tool layers."""
+        """Call `function` through the tool layers.
+
+        In a resumed run the layers run again, and of a call whose result is recorded (by `call.idempotency_key`) the
+        function does not. Two different calls with one key get two.
+        """
         run = self.run
         if run.closed:
             raise run.refusal()
-        bound = msgspec.structs.replace(call, context=self, function=function)
+        key = call.idempotency_key
+        if key:
+            journal = run.journal
+            if journal is None:
+                journal = run.journal = Journal()
+            key = journal.known(key, call.name, call.arguments)
+        elif run.journal is not None and run.journal.durable:
+            raise ConfigurationError(
+                f"tool call {call.name!r} has no idempotency_key, without which no run is resumable"
+            )
+        bound = msgspec.structs.replace(call, context=self, function=function, idempotency_key=key)
         if not run.streaming:
             return await run.handlers.tool(bound)
         await self.emit(ToolStarted(id=call.id, name=call.name))
@@ -216,8 +258,39 @@ class AgentContext(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         await self.emit(ToolFinished(id=call.id, name=call.name, is_error=result.is_error))
         return result
 
+    async def ask(self, question: str, *, key: str, details: Mapping[str, Any] | None = None) -> Any:
+        """The answer to `question`: JSON that a person gave to `Resume(answers={key: ...})`.
+
+        The first time, `Suspended` is raised and the run ends with the questions in its result; other calls under way are
+        finished first. When it is resumed, the code before is run again up to here (recorded answers of models and results
+        of tools are not computed again), and the answer is returned. `details` (JSON) goes with the question.
+
+        From an agent, a model or tool layer, or a `pure` or `idempotent` tool of a run that can be resumed; inside an
+        `effect` tool, in a run layer, without a session, or with an agent that is not resumable, `ConfigurationError`.
+        """
+        check_name(key, "key")
+        if not self.may_ask:
+            raise ConfigurationError(
+                "an effect tool cannot ask: ask in a tool layer, or in the agent, before the effect"
+            )
+        journal = self.run.journal
+        if journal is None or not journal.durable:
+            raise ConfigurationError(
+                "this run cannot be suspended: asking takes a session (session_manager=, session_id=, and not "
+                'on_busy="allow"), a resumable agent, and is done inside the run layers'
+            )
+        if key in journal.answers:
+            return journal.answers[key]
+        limit = self.run.limits.metadata_bytes
+        shown = plain_json(copy_json(details or {}, "metadata", max_bytes=limit))
+        raise journal.ask(Question(key=key, text=repair_text(question), details=shown))
+
     def __repr__(self) -> str:
         return f"AgentContext(agent_id={self.agent_id!r}, session_id={self.session_id!r}, run_id={self.run_id!r})"
+
+
+def _finished(step: int, response: ModelResponse) -> ModelFinished:
+    return ModelFinished(step=step, model=response.model, finish_reason=response.finish_reason, usage=response.usage)
 
 
 class LLMClient(Protocol):
@@ -331,7 +404,8 @@ class ToolCall(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         id: The model's name for this call.
         name: Which tool.
         arguments: The decoded JSON object that the model wrote; not validated yet.
-        idempotency_key: Made from session, turn, step and call index: the same when the call is made again.
+        idempotency_key: Made from the run that began it, step and call index: the same when the call is made again, by a
+            retry or a resumed run.
         context: The run that asks.
         function: What runs; a layer may replace it.
     """

@@ -14,7 +14,9 @@ from agent_runtime.types import Message, Principal, Role, Secret
 _ROLES: tuple[str, ...] = get_args(Role)
 
 
-def admit(context: AgentContext, limits: Limits, principal: Principal | None) -> ContextChanges:
+def admit(
+    context: AgentContext, limits: Limits, principal: Principal | None, *, needs_task: bool = True
+) -> ContextChanges:
     """Check `context` against `limits` and return what must change in it; `InvalidInput` or `LimitExceeded` otherwise.
 
     Lone surrogates in text become U+FFFD; metadata is copied, and its copy is read-only.
@@ -22,7 +24,7 @@ def admit(context: AgentContext, limits: Limits, principal: Principal | None) ->
     _check_place(context, limits)
     changes = _identity(context, principal)
     task = checked_text(context.current_task, "current_task", "message_bytes", limits.message_bytes)
-    if not task or task.isspace():
+    if needs_task and (not task or task.isspace()):
         raise InvalidInput("current_task is empty", details={"field": "current_task"})
     if task is not context.current_task:
         changes["current_task"] = task

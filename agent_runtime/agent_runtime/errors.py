@@ -26,6 +26,7 @@ AgentRuntimeError                 `kind` says who can do something about it, `er
 │   └── OutcomeUnknown            a write was sent and no answer came
 ├── AgentFailed                   the agent itself answered with `success=False`
 ├── RunCancelled                  `executor.cancel(run_id)` ended the run
+├── Suspended                     the run waits for answers, and goes on with `resume=`
 └── ConsumerGone                  the receiver of the stream went away
 """
 
@@ -67,6 +68,7 @@ class ErrorType(StrEnum):
     OUTCOME_UNKNOWN = "outcome_unknown"
     AGENT = "agent"
     CANCELLED = "cancelled"
+    SUSPENDED = "suspended"
     CONSUMER_GONE = "consumer_gone"
     INTERNAL = "internal"
 
@@ -247,6 +249,20 @@ class RunCancelled(AgentRuntimeError):
 
     kind = ErrorKind.ENDED
     error_type = ErrorType.CANCELLED
+
+
+class Suspended(AgentRuntimeError):
+    """The run waits for the answers to `questions`; `execute(context, resume=Resume(answers=...))` goes on with them.
+
+    It passes through every layer, and none may answer it with a retry or a result of its own.
+    """
+
+    kind = ErrorKind.ENDED
+    error_type = ErrorType.SUSPENDED
+
+    def __init__(self, message: str, *, questions: tuple[Any, ...]) -> None:
+        super().__init__(message)
+        self.questions = questions
 
 
 class ConsumerGone(AgentRuntimeError):

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from types import MappingProxyType, TracebackType
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import anyio
 from anyio.lowlevel import current_token
@@ -18,6 +18,8 @@ from agent_runtime.context import Agent, AgentContext, AgentFunction, LLMClient,
 from agent_runtime.edge import PLAIN, Channel, Sink
 from agent_runtime.errors import ConfigurationError
 from agent_runtime.events import EventBus
+from agent_runtime.hold import OnBusy, SessionTerms
+from agent_runtime.journal import Durability
 from agent_runtime.limits import Limits
 from agent_runtime.lint import Finding, LayerKind, Stage
 from agent_runtime.pipeline import Layer, MiddlewarePipeline
@@ -26,7 +28,7 @@ from agent_runtime.runner import Runner
 from agent_runtime.sessions import SessionManager
 from agent_runtime.stream import Emit
 from agent_runtime.tools import Tool
-from agent_runtime.types import AgentResult, Principal
+from agent_runtime.types import AgentResult, Principal, Resume
 
 
 class AgentExecutor:
@@ -41,6 +43,12 @@ class AgentExecutor:
         event_bus: Where the life of runs is told.
         session_manager: Where the conversations of contexts with a `session_id` are kept.
         limits: What a run may take.
+        on_busy: When the session of a run is held by another: `"reject"` the run with `SessionConflict`, have it `"wait"`
+            its turn until its deadline, or `"allow"` both: each adds its turn when it ends, and nothing is kept of a run
+            that is cut short.
+        durability: When a step of a run with a session is stored: `"sync"` before the run goes on; `"async"` behind it, so
+            that a crash may lose the last steps; `"exit"` when the run stops, so that a crash loses the run. Before an
+            `effect` tool starts, all but `"exit"` wait until that is stored.
         strict: Refuse a pipeline in which `lint` finds an error.
         shutdown_grace: Seconds that runs in flight have to end when the executor closes; then they are cancelled.
 
@@ -61,6 +69,8 @@ class AgentExecutor:
         event_bus: EventBus | None = None,
         session_manager: SessionManager | None = None,
         limits: Limits | None = None,
+        on_busy: OnBusy = "reject",
+        durability: Durability = "sync",
         strict: bool = False,
         shutdown_grace: float = 10.0,
     ) -> None:
@@ -74,13 +84,28 @@ class AgentExecutor:
         self._strict = strict
         settings = getattr(self.agent, "config", None)
         timeout = settings.timeout if isinstance(settings, AgentConfig) else None
+        for option, value, allowed in (
+            ("on_busy", on_busy, get_args(OnBusy)),
+            ("durability", durability, get_args(Durability)),
+        ):
+            if value not in allowed:
+                raise ConfigurationError(f"{option} is {value!r}; it must be one of {', '.join(allowed)}")
         self._runner = Runner(
             getattr(self.agent, "run", self.agent),
             agent_id=self.agent_id,
             only_agent_id=agent_id is not None,
             pipeline=self.pipeline,
             bus=event_bus,
-            sessions=session_manager,
+            terms=None
+            if session_manager is None
+            else SessionTerms(
+                sessions=session_manager,
+                limits=self.limits,
+                on_busy=on_busy,
+                durability=durability,
+                resumable=getattr(self.agent, "resumable", False),
+                fingerprint=getattr(self.agent, "fingerprint", ""),
+            ),
             limits=self.limits,
             check=self._check,
             timeout=timeout or self.limits.run,
@@ -97,6 +122,7 @@ class AgentExecutor:
         emit: Emit | None = None,
         allow_reset: bool = False,
         raise_on_error: bool = False,
+        resume: Resume | None = None,
     ) -> AgentResult:
         """Run `context` and return its result.
 
@@ -108,23 +134,33 @@ class AgentExecutor:
             emit: Takes the run's stream events, one at a time; an `emit` that raises ends the run with `ConsumerGone`.
             allow_reset: Whether `emit` can take a `Reset`, so that text may be produced again after it was delivered.
             raise_on_error: Raise a failure instead of returning it.
+            resume: Go on with an unfinished run of the context's session. The whole onion runs again, authorization too,
+                and sees the context as it is given here; the agent gets the task, metadata and messages that the run
+                began with.
         """
         edge = PLAIN if emit is None else Sink(emit, allow_reset=allow_reset)
-        result = await self._runner.run(context, principal, edge)
+        result = await self._runner.run(context, principal, edge, resume)
         return result.unwrap() if raise_on_error else result
 
     def stream(
-        self, context: AgentContext, *, principal: Principal | None = None, allow_reset: bool = False
+        self,
+        context: AgentContext,
+        *,
+        principal: Principal | None = None,
+        allow_reset: bool = False,
+        resume: Resume | None = None,
     ) -> AgentStream:
         """Run `context` and iterate over its events: `async with executor.stream(context) as stream:`."""
-        return AgentStream(self._producer(context, principal, allow_reset=allow_reset))
+        return AgentStream(self._producer(context, principal, allow_reset=allow_reset, resume=resume))
 
-    def execute_stream(self, context: AgentContext, *, principal: Principal | None = None) -> TextStream:
+    def execute_stream(
+        self, context: AgentContext, *, principal: Principal | None = None, resume: Resume | None = None
+    ) -> TextStream:
         """Run `context` and iterate over its text: `async for text in executor.execute_stream(context):`.
 
         Outside `async with executor:` it needs asyncio.
         """
-        return TextStream(self._producer(context, principal, allow_reset=False), self._background)
+        return TextStream(self._producer(context, principal, allow_reset=False, resume=resume), self._background)
 
     async def execute_batch(
         self, contexts: Iterable[AgentContext], *, max_concurrency: int = 8, principal: Principal | None = None
@@ -139,7 +175,12 @@ class AgentExecutor:
         return as_completed(self._plain(principal), contexts, max_concurrency=max_concurrency)
 
     def run_sync(
-        self, context: AgentContext, *, principal: Principal | None = None, raise_on_error: bool = False
+        self,
+        context: AgentContext,
+        *,
+        principal: Principal | None = None,
+        raise_on_error: bool = False,
+        resume: Resume | None = None,
     ) -> AgentResult:
         """Run `context` in an event loop and a lifespan of its own; for scripts, refused inside a running loop."""
         if _in_event_loop():
@@ -149,7 +190,7 @@ class AgentExecutor:
 
         async def main() -> AgentResult:
             async with self._opened():
-                return await self.execute(context, principal=principal, raise_on_error=raise_on_error)
+                return await self.execute(context, principal=principal, raise_on_error=raise_on_error, resume=resume)
 
         try:
             return anyio.run(main)
@@ -217,9 +258,11 @@ class AgentExecutor:
         parts = (self.event_bus, self.session_manager, getattr(self.agent, "client", None), self.agent)
         return [part for part in parts if hasattr(part, "__aenter__")] + self.pipeline.resources()
 
-    def _producer(self, context: AgentContext, principal: Principal | None, *, allow_reset: bool) -> Producer:
+    def _producer(
+        self, context: AgentContext, principal: Principal | None, *, allow_reset: bool, resume: Resume | None
+    ) -> Producer:
         async def run(channel: Channel) -> AgentResult:
-            return await self._runner.run(context, principal, channel)
+            return await self._runner.run(context, principal, channel, resume)
 
         return Producer(run, Channel(self.limits, allow_reset=allow_reset))
 
@@ -242,11 +285,16 @@ class AgentExecutor:
             raise ConfigurationError("the pipeline is refused:\n" + "\n".join(f"- {finding}" for finding in refused))
 
 
-def reaches(*stages: Stage) -> Callable[[AgentFunction], AgentFunction]:
-    """Declare which inner stages an agent function reaches: `@reaches(Stage.MODEL)`."""
+def reaches(*stages: Stage, resumable: bool = False) -> Callable[[AgentFunction], AgentFunction]:
+    """Declare which inner stages an agent function reaches: `@reaches(Stage.MODEL)`.
+
+    `resumable` says that its runs may be resumed: started again from the top, it makes the same calls, with the same
+    `ModelRequest.step` and `ToolCall.idempotency_key` (made from `context.run.origin`), up to where it was cut short.
+    """
 
     def mark(function: AgentFunction) -> AgentFunction:
         function.stages = frozenset(stages)  # type: ignore[attr-defined]  # functions take attributes
+        function.resumable = resumable  # type: ignore[attr-defined]  # the same
         return function
 
     return mark

@@ -12,6 +12,9 @@ class Limits(Value, frozen=True, kw_only=True):
         first_token: From the start of a streamed model call to its first piece of text.
         idle: Between two pieces of a streamed model call; fires at most a tenth later.
         tool: One tool call, unless the tool sets its own.
+        store: One operation of a store.
+        lease: How long a session stays held when its holder is gone.
+        lease_renewal: How often a holder renews its lease; below `lease`.
         steps: Model calls of one run of the built-in agent.
         tool_calls: Tool calls of one run.
         tool_threads: Worker threads that sync tools of one executor may use.
@@ -31,6 +34,9 @@ class Limits(Value, frozen=True, kw_only=True):
     first_token: float = 30.0
     idle: float = 30.0
     tool: float = 30.0
+    store: float = 5.0
+    lease: float = 30.0
+    lease_renewal: float = 10.0
     steps: int = 10
     tool_calls: int = 50
     tool_threads: int = 8
@@ -50,3 +56,7 @@ class Limits(Value, frozen=True, kw_only=True):
             value = getattr(self, field)
             if not value > 0:
                 raise ConfigurationError(f"Limits.{field} is {value!r}; it must be above zero")
+        if self.lease_renewal >= self.lease:
+            raise ConfigurationError(
+                f"Limits.lease_renewal is {self.lease_renewal!r}; it must be below Limits.lease, {self.lease!r}"
+            )

@@ -1,4 +1,4 @@
-"""The core of the model and tool stages, the clock over a streamed call, and the one retry of model calls."""
+"""The core of the model stage, the clock over a streamed call, and the one retry of model calls."""
 
 import random
 import time
@@ -6,18 +6,15 @@ from collections.abc import Awaitable
 
 import anyio
 
-from agent_runtime.context import CallModel, ModelRequest, ToolCall
+from agent_runtime.context import CallModel, ModelRequest
 from agent_runtime.errors import (
     AgentRuntimeError,
     CallTimeout,
     ConsumerGone,
-    LimitExceeded,
-    error_type_of,
-    safe_text,
 )
 from agent_runtime.events import EventType
 from agent_runtime.stream import Emit, ReasoningDelta, Reset, StreamEvent, TextDelta
-from agent_runtime.types import ModelResponse, ToolResult, Usage
+from agent_runtime.types import ModelResponse, Usage
 
 ONE_REQUEST = Usage(requests=1)
 
@@ -78,52 +75,6 @@ def _usage(request: ModelRequest, response: ModelResponse) -> Usage:
             f"{type(request.client).__name__}.complete returned {type(response).__name__}, not ModelResponse"
         )
     return response.usage if response.usage.requests else ONE_REQUEST + response.usage
-
-
-async def invoke(call: ToolCall) -> ToolResult:
-    """Run the call's function under the executor's limits on count and time."""
-    context = call.context
-    run = context.run
-    if run.closed or run.scope.cancel_called:
-        raise run.refusal()
-    run.tool_calls += 1
-    if run.tool_calls > run.limits.tool_calls:
-        limit = run.limits.tool_calls
-        raise LimitExceeded(
-            f"run {run.run_id!r} made more than {limit} tool calls (Limits.tool_calls)", details={"limit": limit}
-        )
-    if run.bus is not None:
-        await context.publish(EventType.TOOL_STARTED, metadata={"tool": call.name})
-    started = time.perf_counter()
-    try:
-        result = await _within_time(call)
-    except Exception as error:
-        run.failure = error
-        await _tool_ended(call, started, error)
-        raise
-    if run.bus is not None:
-        await _tool_ended(call, started, None)
-    return result
-
-
-async def _within_time(call: ToolCall) -> ToolResult:
-    seconds: float = getattr(call.function, "timeout", None) or call.context.run.limits.tool
-    with anyio.CancelScope(deadline=anyio.current_time() + seconds):
-        result = await call.function(call)
-        if not isinstance(result, ToolResult):  # pyright: ignore[reportUnnecessaryIsInstance]  # functions are users' code
-            raise TypeError(f"tool {call.name!r} returned {type(result).__name__}, not ToolResult")
-        return result
-    raise CallTimeout(f"tool {call.name!r} took longer than {seconds:g} s", details={"limit": seconds})
-
-
-async def _tool_ended(call: ToolCall, started: float, error: Exception | None) -> None:
-    await call.context.publish(
-        EventType.TOOL_COMPLETED,
-        execution_time_ms=(time.perf_counter() - started) * 1000.0,
-        error_type=None if error is None else error_type_of(error),
-        error_message=None if error is None else safe_text(error),
-        metadata={"tool": call.name},
-    )
 
 
 class _StreamWatch:

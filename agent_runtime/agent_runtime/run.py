@@ -8,12 +8,13 @@ import anyio
 import msgspec
 
 from agent_runtime.edge import Edge
-from agent_runtime.errors import AgentRuntimeError, ConfigurationError, RuntimeClosed
+from agent_runtime.errors import AgentRuntimeError, ConfigurationError, RuntimeClosed, Suspended
 from agent_runtime.events import EventBus
+from agent_runtime.journal import Journal
 from agent_runtime.limits import Limits
 from agent_runtime.payload import check_name
 from agent_runtime.state import State
-from agent_runtime.types import NO_USAGE, AgentResult, ModelResponse, Principal, RunStatus, ToolResult, Usage
+from agent_runtime.types import NO_USAGE, AgentResult, ModelResponse, Principal, Resume, RunStatus, ToolResult, Usage
 
 
 class Handlers(msgspec.Struct, frozen=True, eq=False, weakref=True):
@@ -41,6 +42,11 @@ class Run:
         retries: Repeated model calls and repeated executions of the agent.
         model_calls: Calls that reached a model client, failed ones included.
         tool_calls: Calls that reached a tool.
+        resume: How it goes on with another run; `None` where it is new.
+        origin: The run that this one goes on with, directly or not; its own `run_id` where it is new.
+        resumed_from: The last run that worked on `origin` before this one.
+        suspended: What it waits for; nothing more may start in it then.
+        journal: What it has done so far; `None` before the agent calls anything.
         trace_id: Set by a tracing layer.
     """
 
@@ -52,9 +58,13 @@ class Run:
         "executions",
         "failure",
         "handlers",
+        "journal",
         "limits",
         "model_calls",
+        "origin",
         "principal",
+        "resume",
+        "resumed_from",
         "retries",
         "run_id",
         "scope",
@@ -63,6 +73,7 @@ class Run:
         "state",
         "status",
         "streaming",
+        "suspended",
         "tool_calls",
         "trace_id",
         "usage",
@@ -78,7 +89,11 @@ class Run:
         edge: Edge,
         scope: anyio.CancelScope,
     ) -> None:
-        self.run_id = run_id
+        self.run_id = self.origin = run_id
+        self.resume: Resume | None = None
+        self.resumed_from: str | None = None
+        self.suspended: Suspended | None = None
+        self.journal: Journal | None = None
         self.handlers = handlers
         self.limits = limits
         self.bus = bus

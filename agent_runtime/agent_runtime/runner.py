@@ -10,36 +10,33 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from agent_runtime.context import AgentContext, AgentFunction
 from agent_runtime.edge import Edge
+from agent_runtime.ending import LAST_WORDS, completed, cut_short, failure_of, status_of, tell_end
 from agent_runtime.entry import admit
 from agent_runtime.errors import (
     AgentFailed,
     AgentRuntimeError,
     ConfigurationError,
-    ConsumerGone,
-    ErrorType,
     InvalidInput,
     PermissionDenied,
     RunCancelled,
     RuntimeClosed,
-    RunTimeout,
-    error_type_of,
-    safe_text,
+    Suspended,
     sole_error,
 )
 from agent_runtime.events import EventBus, EventType
+from agent_runtime.hold import Hold, SessionTerms
 from agent_runtime.ids import new_id
 from agent_runtime.limits import Limits
 from agent_runtime.lint import LayerKind
-from agent_runtime.model_call import complete, invoke
+from agent_runtime.model_call import complete
 from agent_runtime.pipeline import MiddlewarePipeline
 from agent_runtime.run import Handlers, Run
-from agent_runtime.sessions import SessionManager
-from agent_runtime.stream import RunCompleted, RunFailed, RunStarted, StreamEvent, TextDelta
+from agent_runtime.stream import RunStarted, TextDelta
 from agent_runtime.text import repair_text
-from agent_runtime.types import NO_USAGE, AgentResult, Message, Principal, RunStatus, ServedBy
+from agent_runtime.tool_call import invoke
+from agent_runtime.types import NO_USAGE, AgentResult, Message, Principal, Resume, RunStatus
 
 _NOTHING = AgentResult(success=False)
-_LAST_WORDS = 2.0  # seconds in which the end of a run can be told, whatever cancels it
 
 
 class Runner:
@@ -53,12 +50,13 @@ class Runner:
         only_agent_id: bool,
         pipeline: MiddlewarePipeline,
         bus: EventBus | None,
-        sessions: SessionManager | None,
+        terms: SessionTerms | None,
         limits: Limits,
         check: Callable[[], None],
         timeout: float,
     ) -> None:
         self.runs: dict[str, Run] = {}
+        self._holds: dict[str, Hold] = {}
         self.closed = False
         self.open = False
         self._answer = answer
@@ -66,7 +64,7 @@ class Runner:
         self._only_agent_id = only_agent_id
         self._pipeline = pipeline
         self._bus = bus
-        self._sessions = sessions
+        self._terms = terms
         self._limits = limits
         self._check = check
         self._timeout = timeout
@@ -87,7 +85,9 @@ class Runner:
         self._plain = self._pipeline.compile(self._innermost, complete, invoke)
         self._observed = self._pipeline.compile(self._innermost, complete, invoke, observe=True)
 
-    async def run(self, context: AgentContext, principal: Principal | None, edge: Edge) -> AgentResult:
+    async def run(
+        self, context: AgentContext, principal: Principal | None, edge: Edge, resume: Resume | None = None
+    ) -> AgentResult:
         """Run `context`. A failure that the runtime knows comes back as a result, anything else is raised as it is."""
         if not isinstance(context, AgentContext):  # pyright: ignore[reportUnnecessaryIsInstance]  # users' code calls
             raise TypeError(f"a run takes an AgentContext(user_id=..., current_task=...), not {type(context).__name__}")
@@ -104,16 +104,16 @@ class Runner:
             emit=edge.emit,
         )
         try:
-            result = _completed(run, await self._outcome(bound, principal, scope))
+            result = completed(run, await self._outcome(bound, principal, scope, resume))
         except Exception as error:
-            await _end(bound, RunStatus.FAILED, error, _NOTHING)
+            await self._end(bound, RunStatus.FAILED, error, _NOTHING)
             raise
         except BaseException:
             gone = RunCancelled(f"run {run.run_id!r} was cancelled by its caller")
-            await _end(bound, RunStatus.CANCELLED, gone, _NOTHING)
+            await self._end(bound, RunStatus.CANCELLED, gone, _NOTHING)
             raise
         else:
-            await _end(bound, _status(result.exception), result.exception, result)
+            await self._end(bound, status_of(result.exception), result.exception, result)
             return result
         finally:
             del self.runs[run.run_id]
@@ -130,7 +130,7 @@ class Runner:
         finally:
             for run in tuple(self.runs.values()):
                 run.cancel()
-            with anyio.move_on_after(_LAST_WORDS, shield=True):
+            with anyio.move_on_after(LAST_WORDS, shield=True):
                 await self._all_ended()
 
     async def _all_ended(self) -> None:
@@ -144,32 +144,49 @@ class Runner:
         observed = self._bus is not None and self._bus.wants(EventType.MIDDLEWARE_EXECUTED)
         return self._observed if observed else self._plain
 
+    async def _end(
+        self, context: AgentContext, status: RunStatus, error: Exception | None, result: AgentResult
+    ) -> None:
+        run = context.run
+        run.closed = True
+        hold = self._holds.pop(run.run_id, None)
+        if hold is not None:
+            with anyio.CancelScope(deadline=anyio.current_time() + LAST_WORDS, shield=True):
+                await hold.close(status, error)
+        await tell_end(context, status, error, result)
+
     async def _outcome(
-        self, context: AgentContext, principal: Principal | None, scope: anyio.CancelScope
+        self,
+        context: AgentContext,
+        principal: Principal | None,
+        scope: anyio.CancelScope,
+        resume: Resume | None,
     ) -> AgentResult:
         cancels = _native_cancels()
         result: AgentResult | None = None
         try:
             with scope:
-                result = await self._pass(context, principal)
+                result = await self._pass(context, principal, resume)
+            if context.run.suspended is not None:  # whatever a layer made of it
+                result = failure_of(context.run.suspended)
             if result is None or scope.cancel_called:  # a result after the cancellation: something swallowed it
-                result = _failed(_cut_short(context))
+                result = failure_of(cut_short(context))
         except AgentRuntimeError as error:
-            result = _failed(_cut_short(context, error) if scope.cancel_called else error)
+            result = failure_of(cut_short(context, error) if scope.cancel_called else error)
         except Exception as error:
             if context.run.edge.gone is None:
                 raise
-            result = _failed(_cut_short(context, error))
+            result = failure_of(cut_short(context, error))
         if (now := _native_cancels()) != cancels or now is None:
             await checkpoint_if_cancelled()  # the caller's cancellation, if something in the run has swallowed it
         if now is not None and now != cancels:
             raise asyncio.CancelledError  # the same, when it is no scope's
         return result
 
-    async def _pass(self, context: AgentContext, principal: Principal | None) -> AgentResult:
+    async def _pass(self, context: AgentContext, principal: Principal | None, resume: Resume | None) -> AgentResult:
         run = context.run
         run.status = RunStatus.STARTING
-        context = self._admitted(context, principal)
+        context = self._admitted(context, principal, resume)
         if self._bus is not None:
             await context.publish(EventType.AGENT_STARTED)
         run.status = RunStatus.RUNNING
@@ -190,7 +207,7 @@ class Runner:
             await context.emit(TextDelta(text=result.output))
         return result
 
-    def _admitted(self, context: AgentContext, principal: Principal | None) -> AgentContext:
+    def _admitted(self, context: AgentContext, principal: Principal | None, resume: Resume | None) -> AgentContext:
         run = context.run
         if self.closed:
             raise RuntimeClosed("the executor is shut down and takes no more runs")
@@ -203,15 +220,32 @@ class Runner:
             )
         if principal is not None:
             run.authenticated(principal)
-        changes = admit(context, self._limits, principal)
+        if resume is not None:
+            self._check_resumable(context)
+            run.resume = resume
+        changes = admit(context, self._limits, principal, needs_task=resume is None)
         if principal is None and LayerKind.AUTH not in run.handlers.kinds:
             _check_named_by_host(context)
         return context.replace(**changes) if changes else context
+
+    def _check_resumable(self, context: AgentContext) -> None:
+        terms = self._terms
+        if terms is None or context.session_id is None:
+            raise ConfigurationError("resume= takes a session: session_manager= and a context with session_id")
+        if not terms.resumable:
+            raise ConfigurationError(
+                f"agent {self._agent_id!r} does not checkpoint and cannot be resumed; one that calls its models and tools "
+                "through the context can be declared so with @reaches(..., resumable=True)"
+            )
+        if terms.on_busy == "allow":
+            raise ConfigurationError('with on_busy="allow" nothing is kept of a run, and none can be resumed')
 
     async def _innermost(self, context: AgentContext) -> AgentResult:
         run = context.run
         if run.closed or run.scope.cancel_called:
             raise run.refusal()
+        if run.suspended is not None:
+            raise run.suspended
         run.executions += 1
         if run.executions > 1:
             run.retries += 1
@@ -219,8 +253,8 @@ class Runner:
             context = _entrusted(context)
             if run.edge.listening and run.executions == 1:
                 await _started(context)
-            if self._sessions is not None and context.session_id is not None:
-                return await self._in_session(context, self._sessions, context.session_id)
+            if self._terms is not None and context.session_id is not None:
+                return await self._in_session(context, self._terms, context.session_id)
             return _answered(await _asked(self._answer(context)), run)
         except Exception as raised:
             run.failure = error = sole_error(raised)
@@ -228,16 +262,23 @@ class Runner:
                 raise
             raise error from error.__cause__
 
-    async def _in_session(self, context: AgentContext, sessions: SessionManager, session_id: str) -> AgentResult:
-        """Load the history, run, append; `SessionConflict` when somebody else appended in between."""
-        owner = context.owner
-        session = await sessions.open(session_id, owner=owner, agent_id=context.agent_id)
-        history = await sessions.messages(session_id, owner=owner, window=self._limits.history_messages)
-        answer = await _asked(self._answer(context.replace(messages=(*_whole_turns(history), *context.messages))))
-        result = _answered(answer, context.run)
+    async def _in_session(self, context: AgentContext, terms: SessionTerms, session_id: str) -> AgentResult:
+        """Take the session, run with its history, add the turn; whoever holds it is the only one who does."""
+        run = context.run
+        hold = self._holds.get(run.run_id)
+        if hold is None:
+            hold = self._holds[run.run_id] = Hold(terms, context, session_id, run.resume)
+        context = await hold.enter(context)
+        async with hold.attended():
+            try:
+                result = _answered(await _asked(self._answer(context)), run)
+            except Suspended as error:
+                raise await hold.suspend() from error
+            if hold.journal.questions:  # the agent asked, and something in it swallowed that
+                raise await hold.suspend()
         task = Message(role="user", content=context.current_task)
         new = result.messages or (Message(role="assistant", content=result.output),)
-        await sessions.append_messages(session_id, (task, *new), owner=owner, expected=session.message_count)
+        await hold.finish((task, *new))
         return result
 
 
@@ -283,107 +324,6 @@ def _answered(answer: object, run: Run) -> AgentResult:
     if not answer.success:
         raise AgentFailed(answer.error or "the agent failed without saying why", result=answer)
     return answer
-
-
-def _whole_turns(history: tuple[Message, ...]) -> tuple[Message, ...]:
-    """`history` from its first user message on: a window may have cut a turn, and a tool's answer needs its call."""
-    for place, message in enumerate(history):
-        if message.role == "user":
-            return history[place:]
-    return ()
-
-
-def _cut_short(context: AgentContext, cause: BaseException | None = None) -> AgentRuntimeError:
-    """Why the run's own scope was cancelled."""
-    run = context.run
-    error: AgentRuntimeError
-    if run.edge.gone is not None:
-        error = run.edge.gone
-    elif run.cancel_requested:
-        error = RunCancelled(f"run {run.run_id!r} was cancelled")
-    else:
-        limit = round(run.elapsed_ms() / 1000.0 + context.deadline - anyio.current_time(), 3)
-        error = RunTimeout(f"run {run.run_id!r} took longer than {limit:g} s", details={"limit": limit, "which": "run"})
-    if cause is not error and error.__cause__ is None:
-        error.__cause__ = cause
-    return error
-
-
-def _failed(error: AgentRuntimeError) -> AgentResult:
-    if isinstance(error, AgentFailed) and isinstance(error.result, AgentResult):
-        result = error.result
-        return result.replace(error=str(error), error_type=result.error_type or ErrorType.AGENT, exception=error)
-    return AgentResult(
-        success=False,
-        error=str(error),
-        error_type=error.error_type,
-        error_details=error.details,
-        retryable=error.retryable,
-        retry_after=error.retry_after,
-        exception=error,
-    )
-
-
-def _completed(run: Run, result: AgentResult) -> AgentResult:
-    """`result` with what only the runtime knows."""
-    served_by: ServedBy = result.served_by
-    if run.executions == 0 and served_by == "agent":
-        served_by = "layer"
-    completed: AgentResult = msgspec.structs.replace(
-        result,
-        usage=run.usage,
-        execution_time_ms=run.elapsed_ms(),
-        attempts=1 + run.retries,
-        served_by=served_by,
-        run_id=run.run_id,
-        trace_id=run.trace_id,
-    )
-    return completed
-
-
-def _status(error: Exception | None) -> RunStatus:
-    if error is None:
-        return RunStatus.COMPLETED
-    if isinstance(error, RunTimeout):
-        return RunStatus.TIMEOUT
-    return RunStatus.CANCELLED if isinstance(error, RunCancelled | ConsumerGone) else RunStatus.FAILED
-
-
-async def _end(context: AgentContext, status: RunStatus, error: Exception | None, result: AgentResult) -> None:
-    """Close the run and tell bus and stream, once; nothing can cut this short but its own time limit."""
-    run = context.run
-    if run.status is RunStatus.STARTING:  # refused at entry: what it calls itself was not checked
-        context = context.replace(agent_id="", user_id="", session_id=None)
-    run.closed = True
-    run.status = status
-    if run.bus is None and not run.edge.listening:
-        return
-    with anyio.CancelScope(deadline=anyio.current_time() + _LAST_WORDS, shield=True):
-        await context.publish(
-            _TOLD.get(status, EventType.ERROR_OCCURRED),
-            execution_time_ms=run.elapsed_ms(),
-            error_type=None if error is None else error_type_of(error),
-            error_message=None if error is None else safe_text(error),
-            metadata={"served_by": result.served_by, "attempts": 1 + run.retries},
-        )
-        if run.edge.gone is None:
-            await _last_event(context, error, result)
-    run.edge.close()
-
-
-_TOLD = {RunStatus.COMPLETED: EventType.AGENT_COMPLETED, RunStatus.CANCELLED: EventType.RUN_CANCELLED}
-
-
-async def _last_event(context: AgentContext, error: Exception | None, result: AgentResult) -> None:
-    last: StreamEvent
-    if error is None:
-        last = RunCompleted(result=result.to_record())
-    else:
-        last = RunFailed(run_id=context.run.run_id, error_type=error_type_of(error), error=safe_text(error))
-    try:
-        await context.emit(last)
-    except ConsumerGone:
-        pass  # the run has ended already, and there is nobody left to tell
 
 
 def _native_cancels() -> int | None:

@@ -6,9 +6,11 @@ from typing import Any
 
 import msgspec
 
+from agent_runtime.errors import ErrorType
+from agent_runtime.journal import Journal
 from agent_runtime.records import decode_record
-from agent_runtime.session_store import StoredCheckpoint, StoredSession
-from agent_runtime.types import Owner, Value
+from agent_runtime.session_store import StoredCheckpoint, StoredRun, StoredSession
+from agent_runtime.types import Owner, Question, RunStatus, Value
 
 _json = msgspec.msgpack.Decoder(dict[str, Any])
 
@@ -59,6 +61,60 @@ class Checkpoint(Value, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return f"Checkpoint({self.checkpoint_id!r}, session_id={self.session_id!r}, sequence={self.sequence})"
+
+
+class UnfinishedRun(Value, frozen=True, kw_only=True):
+    """A run that was cut short, failed or waits, and can be resumed.
+
+    Attributes:
+        run_id: The id that it began with; `last_run_id` is that of the latest run that went on with it.
+        status: How it ended: `suspended`, `failed`, `cancelled`, `timeout`. `running` when it has not ended: it is under
+            way while somebody holds the session (`held`), and otherwise its process is gone.
+        task: What the user asked.
+        questions: What it waits for.
+        steps: How many answers of models and results of tools are recorded.
+        in_doubt: Names of the tools that were started, and of which no end is recorded.
+    """
+
+    run_id: str
+    last_run_id: str
+    session_id: str
+    agent_id: str
+    task: str
+    status: RunStatus
+    error_type: ErrorType | None
+    held: bool
+    questions: tuple[Question, ...]
+    steps: int
+    in_doubt: tuple[str, ...]
+    created_at: datetime
+    updated_at: datetime
+
+    def __repr__(self) -> str:
+        return f"UnfinishedRun({self.run_id!r}, status={self.status!s}, {self.steps} steps)"
+
+
+def run_of(session_id: str, stored: StoredRun, journal: Journal, holder: str | None) -> UnfinishedRun:
+    """What the caller sees of an unfinished run that has begun."""
+    assert journal.began is not None
+    stopped = journal.stopped
+    last = journal.run_ids[-1] if journal.run_ids else stored.run_id
+    suspended = stopped is not None and stopped.status is RunStatus.SUSPENDED
+    return UnfinishedRun(
+        run_id=stored.run_id,
+        last_run_id=last,
+        session_id=session_id,
+        agent_id=journal.began.agent_id,
+        task=journal.began.task,
+        status=RunStatus.RUNNING if stopped is None else stopped.status,
+        error_type=None if stopped is None else stopped.error_type,
+        held=holder == last,
+        questions=tuple(journal.asked.values()) if suspended else (),
+        steps=journal.steps,
+        in_doubt=tuple(known.name for known in journal.calls.values() if known.in_doubt),
+        created_at=_moment(stored.created_at),
+        updated_at=_moment(stored.updated_at),
+    )
 
 
 def values_of(data: bytes, what: str) -> dict[str, Any]:

@@ -1,13 +1,13 @@
 """What a streamed run says, event by event: one versioned tagged union for stream, server, event log and replay."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 
 from agent_runtime.errors import ErrorType
-from agent_runtime.text import repair_text
-from agent_runtime.types import NO_USAGE, ResultRecord, Usage, Value
+from agent_runtime.text import repair_values
+from agent_runtime.types import NO_USAGE, Question, ResultRecord, Usage, Value
 
 SCHEMA = 1
 
@@ -99,6 +99,13 @@ class RunFailed(StreamItem, frozen=True, kw_only=True, tag="run_failed"):
     error: str
 
 
+class RunSuspended(StreamItem, frozen=True, kw_only=True, tag="run_suspended"):
+    """The last event of a run that waits for answers."""
+
+    run_id: str
+    questions: tuple[Question, ...]
+
+
 StreamEvent: TypeAlias = (
     RunStarted
     | TextDelta
@@ -111,6 +118,7 @@ StreamEvent: TypeAlias = (
     | Gap
     | RunCompleted
     | RunFailed
+    | RunSuspended
 )
 Emit: TypeAlias = Callable[[StreamEvent], Awaitable[None]]
 
@@ -133,16 +141,7 @@ def encode_event(envelope: Envelope) -> bytes:
     try:
         return msgspec.json.encode(envelope)
     except UnicodeEncodeError:
-        return msgspec.json.encode(_repaired(msgspec.to_builtins(envelope)))
-
-
-def _repaired(value: Any) -> Any:
-    kind: Any = value.__class__  # isinstance() would narrow to containers of unknown types
-    if issubclass(kind, str):
-        return repair_text(value)
-    if issubclass(kind, dict):
-        return {key: _repaired(item) for key, item in value.items()}
-    return [_repaired(item) for item in value] if issubclass(kind, list) else value
+        return msgspec.json.encode(repair_values(msgspec.to_builtins(envelope)))
 
 
 def decode_event(data: bytes) -> Envelope:

@@ -1,5 +1,7 @@
 """Text that can always be encoded. A provider may cut an emoji in two, and half a character breaks every encoder."""
 
+from typing import Any
+
 
 def repair_text(text: str) -> str:
     """Join surrogates that are a pair and put U+FFFD for a lone one; other text comes back as it is."""
@@ -10,6 +12,16 @@ def repair_text(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return text
+
+
+def repair_values(value: Any) -> Any:
+    """A copy of dicts and lists with every text in them repaired; keys stay as they are."""
+    kind: Any = value.__class__  # isinstance() would narrow to containers of unknown types
+    if issubclass(kind, str):
+        return repair_text(value)
+    if issubclass(kind, dict):
+        return {key: repair_values(item) for key, item in value.items()}
+    return [repair_values(item) for item in value] if issubclass(kind, list | tuple) else value
 
 
 class DeltaText:

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Generic, Literal, TypeAlias, get_args, overload
 from weakref import WeakKeyDictionary
 
@@ -26,6 +26,8 @@ R = TypeVar("R", default=Any)
 ToolKind: TypeAlias = Literal["pure", "idempotent", "effect"]
 """What a second call of a tool with the same arguments does: nothing at all, nothing new, or its effect once more."""
 
+Reconcile: TypeAlias = Callable[[ToolCall], Awaitable[ToolResult | str | None]]
+
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SHOWN_PROBLEMS = 10
 _arguments = msgspec.json.Decoder(dict[str, Any])
@@ -46,6 +48,9 @@ class Tool(Generic[P, R]):
         kind: `"pure"` and `"idempotent"` calls may be made again, an `"effect"` never is.
         timeout: Seconds for one call, instead of `Limits.tool`.
         max_output_bytes: The largest result, UTF-8, instead of `Limits.tool_result_bytes`.
+        reconcile: Of an `"effect"`: async, given the call, says what became of it when it was started and did not end: its
+            result (text, or a `ToolResult`), or `None` when it has not happened. Where it cannot say, it raises an
+            `AgentRuntimeError`. Without it the run is suspended, and a person is asked.
         name: By default the function's; letters, digits, `_` and `-`, at most 64.
         description: By default the docstring's text before its sections.
 
@@ -59,6 +64,7 @@ class Tool(Generic[P, R]):
         kind: ToolKind = "effect",
         timeout: float | None = None,
         max_output_bytes: int | None = None,
+        reconcile: Reconcile | None = None,
         name: str | None = None,
         description: str | None = None,
     ) -> None:
@@ -66,11 +72,14 @@ class Tool(Generic[P, R]):
             raise ConfigurationError(f"{function!r} is no tool: give a function or a bound method")
         self.name = function.__name__ if name is None else name
         _check(self.name, function, kind, timeout, max_output_bytes)
+        if reconcile is not None and (kind != "effect" or not inspect.iscoroutinefunction(reconcile)):
+            raise ConfigurationError(f'tool {self.name!r}: reconcile is an async function, and of kind "effect" only')
         parameters = parameters_of(function, self.name)
         self.function: Callable[P, R] = function
         self.kind: ToolKind = kind
         self.timeout = timeout
         self.max_output_bytes = max_output_bytes
+        self.reconcile = reconcile
         self.definition = ToolDefinition(
             name=self.name,
             description=summary_of(function)[0] if description is None else description,
@@ -165,6 +174,7 @@ def tool(
     kind: ToolKind = "effect",
     timeout: float | None = None,
     max_output_bytes: int | None = None,
+    reconcile: Reconcile | None = None,
     name: str | None = None,
     description: str | None = None,
 ) -> Callable[[Callable[P, R]], Tool[P, R]]: ...

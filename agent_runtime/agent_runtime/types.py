@@ -141,6 +141,44 @@ class ToolResult(Value, frozen=True, kw_only=True):
         return f"ToolResult({len(self.content)} characters, is_error={self.is_error})"
 
 
+class Question(Value, frozen=True, kw_only=True, omit_defaults=True):
+    """What a suspended run waits for.
+
+    Attributes:
+        key: Names the answer in `Resume(answers={key: ...})`.
+        text: What is asked.
+        kind: `"question"` comes from `context.ask`. `"in_doubt"` asks what became of a tool call that was started and of
+            which no end is recorded: the answer is `{"result": text}` (it happened, this came back), `{"error": text}`
+            (it failed, tell the model so) or `"not_done"` (it did not happen: start it again).
+        details: JSON values; of a call in doubt `tool` and `arguments`.
+    """
+
+    key: str
+    text: str
+    kind: Literal["question", "in_doubt"] = "question"
+    details: dict[str, Any] = {}
+
+    def __repr__(self) -> str:
+        return f"Question(key={self.key!r}, kind={self.kind!r})"
+
+
+class Resume(Value, frozen=True, kw_only=True):
+    """Go on with an unfinished run of the context's session instead of starting a new one.
+
+    Attributes:
+        answers: JSON values by the key of their question; they are kept, and need not be given again.
+        run_id: Which run, by its own id or that of any run that resumed it; by default the newest unfinished one.
+        allow_changed: Also when the agent has other tools than the run began with.
+    """
+
+    answers: Mapping[str, Any] = {}
+    run_id: str | None = None
+    allow_changed: bool = False
+
+    def __repr__(self) -> str:
+        return f"Resume({len(self.answers)} answers, run_id={self.run_id!r})"
+
+
 class ModelResponse(Value, frozen=True, kw_only=True):
     """What a model call gave. `message` has the role `assistant`; the text was emitted already when the call streamed."""
 
@@ -176,6 +214,7 @@ class RunStatus(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     TIMEOUT = "timeout"
+    SUSPENDED = "suspended"
 
 
 class ResultChanges(TypedDict, total=False):
@@ -197,6 +236,8 @@ class ResultChanges(TypedDict, total=False):
     attempts: int
     served_by: ServedBy
     run_id: str
+    resumed_from: str | None
+    questions: tuple[Question, ...]
     trace_id: str | None
     metadata: Mapping[str, Any]
     exception: Exception | None
@@ -219,6 +260,8 @@ class AgentResult(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         execution_time_ms: Wall time of the run.
         attempts: 1 plus every repeated model call and repeated execution of the agent.
         served_by: Who answered: the agent, a cache, or a layer that did not call the next.
+        resumed_from: The run that this one went on with.
+        questions: What a suspended run (`error_type` is `suspended`) waits for.
         exception: The error behind `error`, for code and logs.
     """
 
@@ -238,6 +281,8 @@ class AgentResult(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     attempts: int = 1
     served_by: ServedBy = "agent"
     run_id: str = ""
+    resumed_from: str | None = None
+    questions: tuple[Question, ...] = ()
     trace_id: str | None = None
     metadata: Mapping[str, Any] = {}
     exception: Exception | None = None
@@ -269,6 +314,8 @@ class AgentResult(msgspec.Struct, frozen=True, kw_only=True, eq=False):
             attempts=self.attempts,
             served_by=self.served_by,
             run_id=self.run_id,
+            resumed_from=self.resumed_from,
+            questions=self.questions,
             trace_id=self.trace_id,
         )
 
@@ -295,6 +342,8 @@ class ResultRecord(Value, frozen=True, kw_only=True, tag="result", forbid_unknow
     attempts: int = 1
     served_by: ServedBy = "agent"
     run_id: str = ""
+    resumed_from: str | None = None
+    questions: tuple[Question, ...] = ()
     trace_id: str | None = None
 
     def __repr__(self) -> str:

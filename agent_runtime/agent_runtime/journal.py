@@ -1,0 +1,395 @@
+"""What a run has done so far, in the order in which it was done: the entries from which it can go on elsewhere."""
+
+import hashlib
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Literal, TypeAlias
+
+import anyio
+import msgspec
+
+from agent_runtime.errors import ErrorType, LimitExceeded, Suspended, ToolFailed
+from agent_runtime.records import decode_record, encode_record
+from agent_runtime.state import State
+from agent_runtime.text import repair_values
+from agent_runtime.types import Message, ModelResponse, Question, RunStatus, ToolResult, Value
+
+Durability: TypeAlias = Literal["sync", "async", "exit"]
+"""When a checkpoint is stored: before the run goes on, behind it, or when it stops."""
+
+_WAITING = 100  # items that may wait to be written; then the run waits
+
+
+class Item(Value, frozen=True, kw_only=True, tag_field="type", omit_defaults=True, forbid_unknown_fields=True):
+    """Base of what an entry holds."""
+
+
+class Began(Item, frozen=True, kw_only=True, tag="began"):
+    """The run's input. `fingerprint` is that of the agent's tools."""
+
+    agent_id: str
+    task: str
+    metadata: dict[str, Any]
+    messages: tuple[Message, ...] = ()
+    fingerprint: str = ""
+
+
+class ModelAnswered(Item, frozen=True, kw_only=True, tag="model_answered"):
+    """What the agent got from a model call, after its layers."""
+
+    step: int
+    response: ModelResponse
+
+
+class ToolIntended(Item, frozen=True, kw_only=True, tag="tool_intended"):
+    """An `effect` tool is about to be started: until it is known to have ended, the call is in doubt."""
+
+    key: str
+    name: str
+    digest: str
+
+
+class ToolEnded(Item, frozen=True, kw_only=True, tag="tool_ended"):
+    """What a tool's function gave: a result, or the error that the model was told."""
+
+    key: str
+    name: str
+    digest: str
+    result: ToolResult | None = None
+    error: str = ""
+    error_type: ErrorType | None = None
+
+
+class ToolWithdrawn(Item, frozen=True, kw_only=True, tag="tool_withdrawn"):
+    """A tool that was intended has not been started, and will not be by this process."""
+
+    key: str
+
+
+class Asked(Item, frozen=True, kw_only=True, tag="asked"):
+    """The run waits for answers."""
+
+    questions: tuple[Question, ...]
+
+
+class Resumed(Item, frozen=True, kw_only=True, tag="resumed"):
+    """Another run goes on with this one."""
+
+    run_id: str
+    answers: dict[str, Any]
+
+
+class Restarted(Item, frozen=True, kw_only=True, tag="restarted"):
+    """A layer had the agent start again: it asks its model anew."""
+
+
+class StateKept(Item, frozen=True, kw_only=True, tag="state_kept"):
+    """Durable state that has changed, by the name of its key."""
+
+    values: dict[str, Any]
+
+
+class Stopped(Item, frozen=True, kw_only=True, tag="stopped"):
+    """The run ended and was not finished."""
+
+    status: RunStatus
+    error_type: ErrorType | None = None
+
+
+JournalItem: TypeAlias = (
+    Began | ModelAnswered | ToolIntended | ToolEnded | ToolWithdrawn | Asked | Resumed | Restarted | StateKept | Stopped
+)
+Save: TypeAlias = Callable[[int, bytes], Awaitable[None]]
+"""Stores entry `number`; the same number and entry again are harmless."""
+
+_decoder = msgspec.msgpack.Decoder(tuple[JournalItem, ...])
+
+
+def encode_entry(items: Iterable[JournalItem]) -> bytes:
+    """The record of some items."""
+    items = tuple(items)
+    try:
+        return encode_record(items)
+    except UnicodeEncodeError:  # half a surrogate pair, from a client that has not repaired its text
+        return encode_record(repair_values(msgspec.to_builtins(items)))
+
+
+def decode_entry(data: bytes, what: str) -> tuple[JournalItem, ...]:
+    """The items of a record. Raises `CorruptRecord`, with `what` in the message."""
+    return decode_record(data, _decoder, what)
+
+
+def digest_of(arguments: Mapping[str, Any]) -> str:
+    """32 hexadecimal digits that are the same for the same JSON object."""
+    return hashlib.sha256(msgspec.json.encode(arguments, order="deterministic")).hexdigest()[:32]
+
+
+def suspension(questions: tuple[Question, ...]) -> Suspended:
+    """The error of a run that waits for answers."""
+    keys = ", ".join(repr(question.key) for question in questions)
+    return Suspended(f"the run waits for an answer to {keys}: go on with Resume(answers={{...}})", questions=questions)
+
+
+class KnownCall:
+    """What is known of one tool call, by its idempotency key.
+
+    Attributes:
+        ended: What it gave.
+        in_doubt: Whether it was started, or may have been, and nobody knows how it ended.
+        fresh: Whether it was first made in this execution of the agent.
+    """
+
+    __slots__ = ("_arguments", "_digest", "ended", "fresh", "in_doubt", "intended", "name")
+
+    def __init__(self, name: str, *, arguments: Mapping[str, Any] | None = None, digest: str = "") -> None:
+        self.name = name
+        self.ended: ToolEnded | None = None
+        self.intended = False
+        self.in_doubt = False
+        self.fresh = arguments is not None
+        self._arguments = arguments
+        self._digest = digest
+
+    @property
+    def digest(self) -> str:
+        """The digest of the arguments that the agent passed."""
+        if not self._digest:
+            self._digest = digest_of(self._arguments or {})
+        return self._digest
+
+    def replay(self) -> ToolResult:
+        """The recorded result, or the recorded failure raised again."""
+        assert self.ended is not None
+        if self.ended.result is not None:
+            return self.ended.result
+        raise ToolFailed(self.ended.error)
+
+
+class Journal:
+    """A run's memory of its steps. With `save` it is kept in a store, and the run can be resumed.
+
+    Attributes:
+        durable: Whether there is a store.
+        calls: The tool calls, by idempotency key.
+        answers: What was answered, by the key of the question.
+        questions: What the run has asked in this execution and has no answer to.
+        failure: The last error of the store.
+    """
+
+    def __init__(
+        self,
+        save: Save | None = None,
+        *,
+        durability: Durability = "sync",
+        max_bytes: int = 8 << 20,
+        state: State | None = None,
+    ) -> None:
+        self.durable = save is not None
+        self.began: Began | None = None
+        self.calls: dict[str, KnownCall] = {}
+        self.answers: dict[str, Any] = {}
+        self.asked: dict[str, Question] = {}
+        self.questions: dict[str, Question] = {}
+        self.run_ids: list[str] = []
+        self.stopped: Stopped | None = None
+        self.failure: Exception | None = None
+        self.steps = 0
+        self._save = save
+        self._durability = durability
+        self._max_bytes = max_bytes
+        self._state = state
+        self._models: dict[int, list[ModelResponse]] = {}
+        self._taken: dict[int, int] = {}
+        self._number = 0
+        self._pending: list[JournalItem] = []
+        self._noted = 0
+        self._written = 0
+        self._sending: tuple[int, bytes] | None = None
+        self._lock = anyio.Lock(fast_acquire=True) if save is not None else None
+        self._more: anyio.Event | None = None
+
+    # Reading
+
+    def load(self, entries: Iterable[bytes], what: str) -> None:
+        """Take in what a store has. Raises `CorruptRecord`, with `what` in the message."""
+        for entry in entries:
+            self._number += 1
+            for item in decode_entry(entry, f"entry {self._number} of {what}"):
+                self._fold(item)
+
+    def _fold(self, item: JournalItem) -> None:  # noqa: C901 - one line per kind of item
+        match item:
+            case Began():
+                self.began = item
+            case ModelAnswered():
+                self.steps += 1
+                self._models.setdefault(item.step, []).append(item.response)
+            case ToolIntended():
+                known = self.calls.setdefault(item.key, KnownCall(item.name, digest=item.digest))
+                known.intended = known.in_doubt = True
+                self.answers.pop(item.key, None)
+            case ToolEnded():
+                self.steps += 1
+                known = self.calls.setdefault(item.key, KnownCall(item.name, digest=item.digest))
+                known.ended, known.in_doubt = item, False
+            case ToolWithdrawn():
+                self.calls.pop(item.key, None)
+            case Asked():
+                self.asked = {question.key: question for question in item.questions}
+            case Resumed():
+                self.run_ids.append(item.run_id)
+                self.answers |= item.answers
+                self.stopped = None
+            case Restarted():
+                self._models.clear()
+            case StateKept():
+                if self._state is not None:
+                    self._state.restore(item.values)
+            case Stopped():
+                self.stopped = item
+
+    def recorded_answer(self, step: int) -> ModelResponse | None:
+        """The next recorded answer of model step `step`, once."""
+        recorded = self._models.get(step, ())
+        place = self._taken.get(step, 0)
+        if place >= len(recorded):
+            return None
+        self._taken[step] = place + 1
+        return recorded[place]
+
+    def known(self, key: str, name: str, arguments: Mapping[str, Any]) -> str:
+        """The key for this call, which is `key` unless another call has it; from here on the call is known by it."""
+        own, times = key, 1
+        while (known := self.calls.get(own)) is not None:
+            if known.name == name and known.digest == digest_of(arguments):
+                return own
+            times += 1
+            own = f"{key}:{times}"
+        self.calls[own] = KnownCall(name, arguments=arguments)
+        return own
+
+    # Writing
+
+    def begin(self, began: Began) -> bytes | None:
+        """The first entry, for the store that gives the lease; `None` where nothing is stored before the run stops."""
+        self.began = began
+        if self._durability == "exit":
+            self._pending.append(began)
+            self._noted += 1
+            return None
+        self._number = 1
+        return encode_entry((began,))
+
+    async def go_on(self, run_id: str, answers: dict[str, Any]) -> None:
+        """Run `run_id` goes on, with `answers`."""
+        self.run_ids.append(run_id)
+        self.answers |= answers
+        self.stopped = None
+        await self.note(Resumed(run_id=run_id, answers=answers))
+
+    async def begin_again(self) -> None:
+        """The agent starts again in the same run: it asks its model anew; what tools gave is still known."""
+        self._models.clear()
+        self._taken.clear()
+        self.questions.clear()
+        for known in self.calls.values():
+            known.fresh = False
+        await self.note(Restarted())
+
+    def ask(self, question: Question) -> Suspended:
+        """The run cannot go on without an answer: the error to raise."""
+        self.questions[question.key] = question
+        return suspension((question,))
+
+    async def model_answered(self, step: int, response: ModelResponse) -> None:
+        """A model call gave `response`, as the agent gets it."""
+        self._models.setdefault(step, []).append(response)
+        self._taken[step] = self._taken.get(step, 0) + 1
+        self.steps += 1
+        await self.note(ModelAnswered(step=step, response=response), behind=True)
+
+    async def tool_intended(self, key: str) -> None:
+        """An `effect` tool is about to start; on return that is stored, whatever the durability."""
+        known = self.calls[key]
+        self.answers.pop(key, None)
+        known.ended = None
+        known.in_doubt = False
+        if self.durable:
+            known.intended = True
+            await self.note(ToolIntended(key=key, name=known.name, digest=known.digest))
+
+    async def tool_ended(
+        self, key: str, result: ToolResult | None, error: str = "", error_type: ErrorType | None = None
+    ) -> None:
+        """The call gave `result`, or `error` for the model."""
+        known = self.calls[key]
+        digest = known.digest if self.durable else ""
+        known.ended = ToolEnded(
+            key=key, name=known.name, digest=digest, result=result, error=error, error_type=error_type
+        )
+        known.in_doubt = False
+        self.steps += 1
+        await self.note(known.ended, behind=True)
+
+    async def note(self, *items: JournalItem, behind: bool = False) -> None:
+        """Have `items` stored; `behind` says that the run need not wait for it where the durability allows that.
+
+        Raises what the store raises; the items are then sent again, as the same entry, with the next ones.
+        """
+        if self._save is None:
+            return
+        self._pending += items
+        self._noted += len(items)
+        if self._state is not None and (changed := self._state.durable_changes()):
+            self._pending.append(StateKept(values=changed))
+            self._noted += 1
+        if self._durability == "exit":
+            return
+        if self._durability == "async" and behind and len(self._pending) < _WAITING:
+            if self._more is not None:
+                self._more.set()
+            return
+        await self.flush()
+
+    async def flush(self) -> None:
+        """Store all that was noted before this call."""
+        if self._save is None or self._lock is None:
+            return
+        until = self._noted
+        try:
+            async with self._lock:
+                while self._written < until:
+                    if self._sending is None:
+                        self._sending = (len(self._pending), self._entry())
+                        self._pending = []
+                    count, entry = self._sending
+                    await self._save(self._number + 1, entry)
+                    self._number += 1
+                    self._written += count
+                    self._sending = None
+        except Exception as error:
+            self.failure = error
+            raise
+
+    def _entry(self) -> bytes:
+        entry = encode_entry(self._pending)
+        if len(entry) > self._max_bytes:
+            raise LimitExceeded(
+                f"a checkpoint of {len(entry)} bytes is over the limit of {self._max_bytes} (Limits.checkpoint_bytes)",
+                details={"field": "checkpoint", "limit": self._max_bytes, "actual": len(entry)},
+            )
+        return entry
+
+    async def write_behind(self) -> None:
+        """Store what is noted, until cancelled. Runs beside the run; an error ends it, and is found by the next flush."""
+        while True:
+            self._more = anyio.Event()
+            await self.flush()
+            await self._more.wait()
+
+    async def stop(self, status: RunStatus, error_type: ErrorType | None) -> None:
+        """The run ends unfinished: store that, and which of the intended tools were never started."""
+        withdrawn = [
+            key for key, known in self.calls.items() if known.intended and not known.in_doubt and not known.ended
+        ]
+        await self.note(*(ToolWithdrawn(key=key) for key in withdrawn), Stopped(status=status, error_type=error_type))
+        await self.flush()

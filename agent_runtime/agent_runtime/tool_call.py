@@ -1,0 +1,203 @@
+"""The core of the tool stage: a tool is started at most once for what it does, and what it gave is remembered."""
+
+import time
+from typing import Any, cast
+
+import anyio
+import msgspec
+
+from agent_runtime.context import ToolCall
+from agent_runtime.errors import (
+    AgentRuntimeError,
+    CallTimeout,
+    ConfigurationError,
+    LimitExceeded,
+    OutcomeUnknown,
+    Suspended,
+    ToolFailed,
+    error_type_of,
+    safe_text,
+)
+from agent_runtime.events import EventType
+from agent_runtime.journal import Journal, KnownCall
+from agent_runtime.payload import plain_json
+from agent_runtime.types import Question, ToolResult
+
+NOT_DONE = "not_done"
+
+
+async def invoke(call: ToolCall) -> ToolResult:
+    """Run the call's function under the executor's limits on count and time.
+
+    Of an `effect` tool, a call that has ended is not made again, here or in a run that is resumed: its result is given,
+    or its failure raised, once more. One that may have been started, and did not end, is in doubt: the tool's reconcile
+    hook says what became of it, or an answer to the run's question; without either the run is suspended.
+    """
+    run = call.context.run
+    if run.closed or run.scope.cancel_called:
+        raise run.refusal()
+    journal = run.journal
+    known = None if journal is None else journal.calls.get(call.idempotency_key)
+    if journal is None or known is None:
+        return await _start(call)
+    effect = getattr(call.function, "kind", "effect") == "effect"
+    if known.ended is not None and (effect or not known.fresh):
+        return known.replay()
+    if known.in_doubt:
+        settled = await _settle(call, journal)
+        if settled is not None:
+            return settled
+    if not effect:
+        result = await _start(call)
+        if journal.durable:
+            await _keep(journal, call, result)
+        return result
+    return await _start_effect(call, journal, known)
+
+
+async def _start_effect(call: ToolCall, journal: Journal, known: KnownCall) -> ToolResult:
+    await journal.tool_intended(call.idempotency_key)
+    if call.run.closed or call.run.scope.cancel_called:
+        raise call.run.refusal()
+    known.in_doubt = True
+    inside = msgspec.structs.replace(call, context=msgspec.structs.replace(call.context, may_ask=False))
+    try:
+        result = await _start(inside)
+    except (CallTimeout, OutcomeUnknown) as error:
+        settled = await _settle(call, journal, error)
+        if settled is not None:
+            return settled
+        await _keep_failure(journal, call, error)
+        raise
+    except Suspended as error:
+        raise ConfigurationError(
+            f"tool {call.name!r} is an effect and asked in the middle of it; ask in a tool layer, or before the effect"
+        ) from error
+    except Exception as error:
+        await _keep_failure(journal, call, error)
+        raise
+    await _keep(journal, call, result)
+    return result
+
+
+async def _keep(journal: Journal, call: ToolCall, result: ToolResult) -> None:
+    """Record what the tool gave. It has happened: a cancellation waits for the store, which has a time limit."""
+    with anyio.CancelScope(shield=journal.durable):
+        await journal.tool_ended(call.idempotency_key, result)
+
+
+async def _keep_failure(journal: Journal, call: ToolCall, error: Exception) -> None:
+    with anyio.CancelScope(shield=journal.durable):
+        await journal.tool_ended(call.idempotency_key, None, safe_text(error), error_type_of(error))
+
+
+async def _settle(call: ToolCall, journal: Journal, error: AgentRuntimeError | None = None) -> ToolResult | None:
+    """What became of a call in doubt: its result, or `None` when it has not happened. Raises `Suspended`, `ToolFailed`.
+
+    `error` is how it ended here and now: then there can be no answer yet, and where nobody can be asked, it stands.
+    """
+    decision = None if error is not None else journal.answers.get(call.idempotency_key)
+    if decision == NOT_DONE:
+        return None
+    if isinstance(decision, dict):
+        result = await _decided(call, journal, cast("dict[str, Any]", decision))
+        if result is not None:
+            return result
+    reconcile = getattr(call.function, "reconcile", None)
+    if reconcile is not None:
+        knows, result = await _reconciled(call, journal, reconcile)
+        if knows:
+            return result
+    if journal.durable:
+        raise journal.ask(_doubt(call)) from error
+    if error is not None:
+        return None
+    raise OutcomeUnknown(
+        f"tool {call.name!r} was started in this run already, and nobody knows whether it ended; it is not started again"
+    )
+
+
+async def _decided(call: ToolCall, journal: Journal, decision: dict[str, Any]) -> ToolResult | None:
+    """The result that a person gave for the call; `None` for an answer that is none of the three, which is asked again."""
+    if isinstance(text := decision.get("result"), str):
+        result = ToolResult(content=text)
+        await _keep(journal, call, result)
+        return result
+    if isinstance(text := decision.get("error"), str):
+        failure = ToolFailed(text)
+        await _keep_failure(journal, call, failure)
+        raise failure
+    return None
+
+
+def _doubt(call: ToolCall) -> Question:
+    return Question(
+        key=call.idempotency_key,
+        kind="in_doubt",
+        text=f"Tool {call.name!r} was started, and nobody knows whether it ended. What became of it?",
+        details={"tool": call.name, "arguments": plain_json(call.arguments)},
+    )
+
+
+async def _reconciled(call: ToolCall, journal: Journal, reconcile: Any) -> tuple[bool, ToolResult | None]:
+    """Whether the tool's hook knows what became of the call, and its result if it has happened."""
+    try:
+        with anyio.CancelScope(deadline=anyio.current_time() + call.run.limits.tool):
+            outcome = await reconcile(call)
+            if outcome is None:
+                return True, None
+            result = ToolResult(content=outcome) if isinstance(outcome, str) else outcome
+            if not isinstance(result, ToolResult):
+                raise TypeError(
+                    f"reconcile of tool {call.name!r} returned {type(result).__name__}, not text or ToolResult"
+                )
+            await _keep(journal, call, result)
+            return True, result
+    except AgentRuntimeError as error:
+        if error is journal.failure:
+            raise
+    return False, None
+
+
+async def _start(call: ToolCall) -> ToolResult:
+    """Start the function, and tell the bus."""
+    context = call.context
+    run = context.run
+    run.tool_calls += 1
+    if run.tool_calls > run.limits.tool_calls:
+        limit = run.limits.tool_calls
+        raise LimitExceeded(
+            f"run {run.run_id!r} made more than {limit} tool calls (Limits.tool_calls)", details={"limit": limit}
+        )
+    if run.bus is not None:
+        await context.publish(EventType.TOOL_STARTED, metadata={"tool": call.name})
+    started = time.perf_counter()
+    try:
+        result = await _within_time(call)
+    except Exception as error:
+        run.failure = error
+        await _tool_ended(call, started, error)
+        raise
+    if run.bus is not None:
+        await _tool_ended(call, started, None)
+    return result
+
+
+async def _within_time(call: ToolCall) -> ToolResult:
+    seconds: float = getattr(call.function, "timeout", None) or call.context.run.limits.tool
+    with anyio.CancelScope(deadline=anyio.current_time() + seconds):
+        result = await call.function(call)
+        if not isinstance(result, ToolResult):  # pyright: ignore[reportUnnecessaryIsInstance]  # functions are users' code
+            raise TypeError(f"tool {call.name!r} returned {type(result).__name__}, not ToolResult")
+        return result
+    raise CallTimeout(f"tool {call.name!r} took longer than {seconds:g} s", details={"limit": seconds})
+
+
+async def _tool_ended(call: ToolCall, started: float, error: Exception | None) -> None:
+    await call.context.publish(
+        EventType.TOOL_COMPLETED,
+        execution_time_ms=(time.perf_counter() - started) * 1000.0,
+        error_type=None if error is None else error_type_of(error),
+        error_message=None if error is None else safe_text(error),
+        metadata={"tool": call.name},
+    )
