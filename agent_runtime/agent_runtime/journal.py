@@ -134,15 +134,17 @@ class KnownCall:
 
     Attributes:
         ended: What it gave.
+        failure: The error with which it ended, in the process where it did.
         in_doubt: Whether it was started, or may have been, and nobody knows how it ended.
         fresh: Whether it was first made in this execution of the agent.
     """
 
-    __slots__ = ("_arguments", "_digest", "ended", "fresh", "in_doubt", "intended", "name")
+    __slots__ = ("_arguments", "_digest", "ended", "failure", "fresh", "in_doubt", "intended", "name")
 
     def __init__(self, name: str, *, arguments: Mapping[str, Any] | None = None, digest: str = "") -> None:
         self.name = name
         self.ended: ToolEnded | None = None
+        self.failure: Exception | None = None
         self.intended = False
         self.in_doubt = False
         self.fresh = arguments is not None
@@ -158,6 +160,8 @@ class KnownCall:
 
     def replay(self) -> ToolResult:
         """The recorded result, or the recorded failure raised again."""
+        if self.failure is not None:
+            raise self.failure
         assert self.ended is not None
         if self.ended.result is not None:
             return self.ended.result
@@ -311,7 +315,7 @@ class Journal:
         """An `effect` tool is about to start; on return that is stored, whatever the durability."""
         known = self.calls[key]
         self.answers.pop(key, None)
-        known.ended = None
+        known.ended = known.failure = None
         known.in_doubt = False
         if self.durable:
             known.intended = True

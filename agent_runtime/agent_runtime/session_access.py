@@ -17,6 +17,7 @@ from agent_runtime.errors import (
 )
 from agent_runtime.events import EventBus, EventType, SystemEvent
 from agent_runtime.limits import Limits
+from agent_runtime.memory import MemorySessionStore
 from agent_runtime.payload import check_id, check_name, check_owner, copy_json
 from agent_runtime.records import encode_record
 from agent_runtime.session_data import Session, session_of
@@ -56,6 +57,7 @@ class SessionAccess:
             if limit is not None and limit < 1:
                 raise ConfigurationError(f"{name} is {limit!r}; it must be at least 1, or None for no limit")
         self._store = store
+        self._waits = type(store) is not MemorySessionStore  # which never suspends: a timer for it would be waste
         self._quota = SessionQuota(
             ttl=float(ttl), max_sessions=max_sessions, max_sessions_per_user=max_sessions_per_user
         )
@@ -65,6 +67,8 @@ class SessionAccess:
 
     async def _ask(self, answer: Awaitable[T]) -> T:
         """What a read gives; `StoreUnavailable` when it takes longer than `Limits.store`."""
+        if not self._waits:
+            return await answer
         with anyio.CancelScope(deadline=anyio.current_time() + self._limits.store):
             return await answer
         raise StoreUnavailable(f"the session store took longer than {self._limits.store:g} s (Limits.store)")
@@ -74,6 +78,8 @@ class SessionAccess:
 
         It is sent `again` first, with the same operation id: for writes that answer a repetition like the first time.
         """
+        if not self._waits:
+            return await write()
         for pause in (*_PAUSES, 0.0) if again else (0.0,):
             try:
                 with anyio.CancelScope(deadline=anyio.current_time() + self._limits.store):

@@ -1,8 +1,9 @@
 """The part of the session manager that says whose turn it is: leases, and the runs that hold them."""
 
 import random
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 import anyio
@@ -83,18 +84,41 @@ class SessionLeases(SessionAccess):
         """Take the lease, and with `entry` begin the run `holder`. `renew` and `release` are the caller's to do.
 
         While the session is held it looks again, until `anyio.current_time()` has reached `until`. Raises
-        `SessionConflict`, `NotFound`.
+        `SessionConflict`, `NotFound`. Cancelled, it does not leave the session held.
         """
         pause = _FIRST_LOOK
+        take = partial(self._store.acquire, owner, session_id, holder, seconds=seconds, ttl=self._ttl, entry=entry)
         while True:
-            outcome = await self._do(
-                lambda: self._store.acquire(owner, session_id, holder, seconds=seconds, ttl=self._ttl, entry=entry)
-            )
+            try:
+                outcome = await self._do(take)
+            except anyio.get_cancelled_exc_class():
+                with anyio.CancelScope(deadline=_later(self._limits.store), shield=True):
+                    await self._undo(take, session_id, holder, owner, begun=entry is not None)
+                raise
             left = until - anyio.current_time()
             if outcome is not Refusal.HELD or left <= 0:
                 return self._granted(outcome, session_id)
             await anyio.sleep(min(left, random.uniform(pause / 2, pause)))
             pause = min(2 * pause, _LAST_LOOK)
+
+    async def _undo(
+        self,
+        take: Callable[[], Awaitable[StoredLease | Refusal]],
+        session_id: str,
+        holder: str,
+        owner: Owner,
+        *,
+        begun: bool,
+    ) -> None:
+        """Give back what was perhaps taken: taken again by the same holder, it is the same lease."""
+        with suppress(StoreUnavailable, Unknown):
+            outcome = await take()
+            if isinstance(outcome, Refusal):
+                return
+            if begun:
+                await self._store.finish(owner, session_id, holder, None, ttl=self._ttl, lease=outcome.token)
+            else:
+                await self._store.release(owner, session_id, outcome.token)
 
     async def release(self, session_id: str, token: LeaseToken, *, owner: Owner) -> bool:
         """Give the lease back; false when it was over."""

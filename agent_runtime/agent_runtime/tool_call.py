@@ -87,6 +87,7 @@ async def _keep(journal: Journal, call: ToolCall, result: ToolResult) -> None:
 
 
 async def _keep_failure(journal: Journal, call: ToolCall, error: Exception) -> None:
+    journal.calls[call.idempotency_key].failure = error
     with anyio.CancelScope(shield=journal.durable):
         await journal.tool_ended(call.idempotency_key, None, safe_text(error), error_type_of(error))
 

@@ -95,15 +95,11 @@ async def test_an_agent_that_is_run_again_has_one_start_in_the_stream() -> None:
 
 
 async def test_of_two_runs_at_once_in_one_session_one_turn_is_kept_and_the_other_run_is_told() -> None:
-    both_have_read = anyio.Event()
-    waiting = 0
+    started: list[str] = []
 
     async def agent(context: AgentContext) -> str:
-        nonlocal waiting
-        waiting += 1
-        if waiting == 2:
-            both_have_read.set()
-        await both_have_read.wait()
+        started.append(context.current_task)
+        await anyio.wait_all_tasks_blocked()
         return f"answer to {context.current_task}"
 
     sessions = SessionManager(MemorySessionStore())
@@ -114,5 +110,6 @@ async def test_of_two_runs_at_once_in_one_session_one_turn_is_kept_and_the_other
     assert sorted(result.success for result in results) == [False, True]
     lost, kept = sorted(results, key=lambda result: result.success)
     assert isinstance(lost.exception, SessionConflict)
+    assert len(started) == 1  # the other was refused before it began
     messages = await sessions.messages("s", owner=ASKED.owner)
     assert [message.role for message in messages] == ["user", "assistant"] and messages[1].content == kept.output

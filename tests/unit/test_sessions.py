@@ -313,7 +313,7 @@ async def test_what_is_shown_of_a_session_holds_no_content(sessions: SessionMana
 async def test_a_damaged_session_is_neither_absent_nor_made_again() -> None:
     store = MemorySessionStore()
     sessions = SessionManager(store)
-    await store.create(ANN, "s", SessionFields(agent_id="a", data=b"damaged"), SessionQuota(ttl=60))
+    await store.create(ANN, "s", SessionFields(agent_id="a", data=b"damaged"), SessionQuota(ttl=60), operation="o")
     for call in (
         sessions.get("s", owner=ANN),
         sessions.open("s", owner=ANN, agent_id="a"),
@@ -330,17 +330,13 @@ async def test_a_damaged_session_is_neither_absent_nor_made_again() -> None:
 class Contested(MemorySessionStore):
     """A store where another worker is always a moment ahead."""
 
-    async def create(
-        self, owner: Owner, session_id: str, fields: SessionFields, quota: SessionQuota
-    ) -> StoredSession | Refusal:
-        await super().create(owner, session_id, fields, quota)
-        return await super().create(owner, session_id, fields, quota)
+    async def create(self, *args: Any, operation: str, **options: Any) -> StoredSession | Refusal:
+        await super().create(*args, operation="theirs", **options)
+        return await super().create(*args, operation=operation, **options)
 
-    async def write(
-        self, owner: Owner, session_id: str, fields: SessionFields, *, expected: int, ttl: float
-    ) -> StoredSession | Refusal:
-        await super().write(owner, session_id, fields, expected=expected, ttl=ttl)
-        return await super().write(owner, session_id, fields, expected=expected, ttl=ttl)
+    async def write(self, *args: Any, operation: str, **options: Any) -> StoredSession | Refusal:
+        await super().write(*args, operation=f"{operation}-theirs", **options)
+        return await super().write(*args, operation=operation, **options)
 
 
 class Flickering(Contested):
@@ -478,9 +474,9 @@ async def test_a_longer_life_given_after_a_shorter_one_holds() -> None:
     now = 0.0
     store = MemorySessionStore(clock=lambda: now)
     fields = SessionFields(agent_id="a", data=b"")
-    await store.create(ANN, "s", fields, SessionQuota(ttl=100))
+    await store.create(ANN, "s", fields, SessionQuota(ttl=100), operation="o")
     for version, ttl in ((1, 10.0), (2, 1_000.0)):
-        await store.write(ANN, "s", fields, expected=version, ttl=ttl)
+        await store.write(ANN, "s", fields, expected=version, ttl=ttl, operation=f"o{version}")
     for moment in (10.0, 100.0, 999.0):
         now = moment
         assert await store.count(ANN) == 1
@@ -518,14 +514,14 @@ async def test_a_life_that_is_shortened_and_prolonged_leaves_no_memory_behind() 
     now = 0.0
     store = MemorySessionStore(clock=lambda: now)
     fields = SessionFields(agent_id="a", data=b"")
-    await store.create(ANN, "s", fields, SessionQuota(ttl=1_000))
+    await store.create(ANN, "s", fields, SessionQuota(ttl=1_000), operation="o")
     version = 1
 
     async def churn(times: int) -> None:
         nonlocal now, version
         for _ in range(times):
             for ttl in (1.0, 1_000.0):
-                await store.write(ANN, "s", fields, expected=version, ttl=ttl)
+                await store.write(ANN, "s", fields, expected=version, ttl=ttl, operation=f"o{version}")
                 version += 1
             now += 1.0
 

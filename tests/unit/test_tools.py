@@ -49,8 +49,8 @@ async def within(body: Callable[[AgentContext], Awaitable[None]], limits: Limits
     await AgentExecutor(agent, agent_id="caller", limits=limits).execute(context, raise_on_error=True)
 
 
-async def call_in(context: AgentContext, used: Tool, arguments: dict[str, Any]) -> str:
-    call = ToolCall(id="c1", name=used.name, arguments=arguments, idempotency_key="k1")
+async def call_in(context: AgentContext, used: Tool, arguments: dict[str, Any], key: str = "k1") -> str:
+    call = ToolCall(id="c1", name=used.name, arguments=arguments, idempotency_key=key)
     return (await context.call_tool(call, used)).content
 
 
@@ -400,8 +400,8 @@ async def test_the_threads_of_one_executor_are_bounded() -> None:
 
     async def body(context: AgentContext) -> None:
         async with anyio.create_task_group() as group:
-            for _ in range(9):
-                group.start_soon(call_in, context, work, NOTHING)
+            for number in range(9):
+                group.start_soon(call_in, context, work, NOTHING, f"k{number}")
 
     await within(body, Limits(tool_threads=3))
     assert most == 3
@@ -422,15 +422,15 @@ async def test_threads_that_outlive_their_call_are_counted_and_bounded_and_leave
     async def body(context: AgentContext) -> None:
         for given_up in (1, 2):
             with pytest.raises(CallTimeout):
-                await call_in(context, hang, {})
+                await call_in(context, hang, {}, f"k{given_up}")
             assert hang.abandoned == given_up
         with pytest.raises(ToolFailed, match="tool 'hang' has 2 calls that were given up and did not end"):
-            await call_in(context, hang, {})
+            await call_in(context, hang, {}, "k3")
         assert await call_in(context, quick, {}) == "quick"
         gate.set()
         while hang.abandoned:  # noqa: ASYNC110 - the end of a thread sets no event
             await anyio.sleep(0.001)
-        assert await call_in(context, hang, {}) == "late"
+        assert await call_in(context, hang, {}, "k4") == "late"
 
     await within(body, Limits(tool_threads=2))
     assert quick.abandoned == 0
