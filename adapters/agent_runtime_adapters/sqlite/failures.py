@@ -35,6 +35,8 @@ def translated(error: BaseException, file: str, busy_timeout: float) -> BaseExce
         ours: AgentRuntimeError = InvalidInput(
             "a value is of a type that cannot be stored, or text that is not Unicode"
         )
+    elif isinstance(error, CorruptRecord):
+        ours = CorruptRecord(f"in {file}: {error}; {_DAMAGE}")
     elif not isinstance(error, sqlite3.Error):
         return error
     elif is_busy(error):
@@ -123,8 +125,8 @@ _ERRORS: Mapping[int | None, Callable[[str], AgentRuntimeError]] = MappingProxyT
 )
 
 
-def newer(file: str, version: int, known: int) -> CorruptRecord:
-    return CorruptRecord(
+def newer(file: str, version: int, known: int) -> ConfigurationError:
+    return ConfigurationError(
         f"{file} has schema {version}, written by a newer version of this library; this one knows schema {known}: upgrade it"
     )
 
