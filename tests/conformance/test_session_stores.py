@@ -3,7 +3,7 @@
 import pytest
 from tests.stores.distant import Distant
 
-from agent_runtime import MemorySessionStore, SessionStore
+from agent_runtime import MemorySessionStore, Refusal, SessionStore
 from agent_runtime.testing import SessionStoreContract
 
 
@@ -15,6 +15,14 @@ class TestMemorySessionStore(SessionStoreContract):
 
     async def advance(self, seconds: float) -> None:
         self.now += seconds
+
+    async def test_older_writes_are_forgotten(self, store: SessionStore) -> None:
+        s = self.calls(store)
+        await s.create()
+        for n in range(101):
+            await s.write(expected=n + 1, operation=f"o{n}")
+        assert await s.write(expected=2, operation="o1") == await s.read()
+        assert await s.write(expected=1, operation="o0") is Refusal.CHANGED
 
 
 class TestDistant(TestMemorySessionStore):

@@ -1,14 +1,26 @@
-"""Any sequence of calls, on three owners' sessions with a clock, gives what a plain dictionary would."""
+"""Any sequence of calls, of the manager and of the store, gives what plain lists and dictionaries would."""
 
 from collections.abc import Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from tests.machines.session_machine import SessionStoreMachine, WaitingStoreMachine
+from tests.stores.distant import Distant
 
-from agent_runtime import LimitExceeded, MemorySessionStore, Message, NotFound, Owner, SessionConflict, SessionManager
+from agent_runtime import (
+    LimitExceeded,
+    MemorySessionStore,
+    Message,
+    NotFound,
+    Owner,
+    SessionConflict,
+    SessionManager,
+    SessionStore,
+)
 
 T = TypeVar("T")
 
@@ -49,6 +61,8 @@ def run(call: Coroutine[Any, Any, T]) -> T:
 
 
 class SessionsMachine(RuleBasedStateMachine):
+    """What the manager makes of a store: three owners' sessions with a clock."""
+
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
@@ -196,4 +210,12 @@ class SessionsMachine(RuleBasedStateMachine):
             run(call)
 
 
+class DistantMachine(WaitingStoreMachine):
+    def open(self) -> SessionStore:
+        return Distant(clock=lambda: self.now)
+
+
 TestSessions = SessionsMachine.TestCase
+TestMemorySessionStore = SessionStoreMachine.TestCase
+TestDistant = DistantMachine.TestCase
+TestDistant.settings = settings(max_examples=10)  # the same store: what is tried is the machine's event loop

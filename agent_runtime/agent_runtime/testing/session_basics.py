@@ -91,20 +91,20 @@ class SessionBasics(SessionContract):
 
     async def test_ids_are_compared_exactly(self, store: SessionStore) -> None:
         small, large = self.calls(store, session_id="s" * 128), self.calls(store, session_id="s" * 127 + "S")
-        await small.create(operation="o")
+        await small.create(operation="c")
         assert await large.read() is None
-        await large.create(OTHER_FIELDS, operation="O")
+        await large.create(OTHER_FIELDS)
         for name in ("c", "C", "_", "-", "%", "c" * 128):
             done(await small.put(name, name.encode()))
         assert [item.data for item in await store.checkpoints(OWNER, small.session_id, checkpoint_id="C")] == [b"C"]
-        await small.append([HELLO], operation="o")
-        assert await small.append([HELLO], operation="O") == 2
+        await small.append([HELLO], operation="a")
+        assert await small.append([HELLO], operation="A") == 2
         lease = await small.leased("h")
         assert await small.acquire("H") is Refusal.HELD
         for run in ("r", "R", "r" * 128):
             assert await small.record(1, run.encode(), lease=lease, run=run) == 1
         assert await small.entries("R") == [b"R"]
-        assert await small.create(operation="O") is Refusal.EXISTS
+        assert await small.create(operation="C") is Refusal.EXISTS
         assert some(await large.read()).fields == OTHER_FIELDS
 
     async def test_a_write_at_another_version_changes_nothing(self, store: SessionStore) -> None:

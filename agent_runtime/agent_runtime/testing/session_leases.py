@@ -80,12 +80,14 @@ class SessionLeases(SessionContract):
         assert some(await s.read()).holder is None
         assert await s.runs() == []
 
-    async def test_who_holds_a_session_when_it_is_closed_ends_his_run(self, store: SessionStore) -> None:
+    async def test_who_holds_a_session_when_it_is_closed_can_end_the_run(self, store: SessionStore) -> None:
         s = self.calls(store)
         lease = await s.furnish()
         await s.write(CLOSED_FIELDS)
         assert done(await s.renew(lease)).token == lease
+        assert await s.leased("h") == lease
         assert await s.record(3, b"third", lease=lease) == 3
+        assert await s.acquire("h", entry=b"a new run") is Refusal.CLOSED
         assert await s.append(lease=lease) is Refusal.CLOSED
         assert await s.finish(lease=lease) is Refusal.CLOSED
         assert await s.entries() == [b"first", b"second", b"third"]
@@ -255,6 +257,9 @@ class SessionLeases(SessionContract):
         assert (after.holder, after.expires_at, after.updated_at) == (None, before.expires_at, before.updated_at)
         written = done(await s.write())
         assert written.expires_at == pytest.approx(written.updated_at + self.ttl, abs=0.01)
+        await s.finish(lease=await s.leased(seconds=self.ttl * 2))
+        finished = some(await s.read())
+        assert finished.expires_at == pytest.approx(finished.updated_at + self.ttl, abs=0.01)
 
     async def test_a_renewal_never_shortens_a_life(self, store: SessionStore) -> None:
         s = self.calls(store)

@@ -186,30 +186,46 @@ class SessionRepeats(SessionContract):
         assert await s.finish(None, lease=lease) == 4
         assert some(await s.read()).holder == "other"
 
+    async def test_a_run_taken_up_after_its_end_ends_without_adding_again(self, store: SessionStore) -> None:
+        s = self.calls(store)
+        lease = await s.furnish()
+        assert await s.finish(lease=lease) == 5
+        again = done(await s.acquire("r", entry=b"again")).token
+        assert await s.finish(lease=lease) == 5
+        assert (await s.entries(), some(await s.read()).holder) == ([b"again"], "r")
+        assert await s.finish(lease=again) == 5
+        assert (await s.runs(), some(await s.read()).holder) == ([], None)
+        assert await s.messages() == [HELLO, *TURN, *TURN]
+
     async def test_the_same_operation_in_two_sessions_is_two(self, store: SessionStore) -> None:
         for owner in OWNERS[:3]:
             for name in ("s", "t"):
                 s = self.calls(store, owner, name)
-                assert done(await s.create(operation="o")).version == 1
-                assert await s.append([HELLO], operation="o") == 1
-                assert done(await s.write(operation="o")).version == 2
+                assert done(await s.create(operation="c")).version == 1
+                assert await s.append([HELLO], operation="a") == 1
+                assert done(await s.write(operation="w")).version == 2
                 assert await s.finish(lease=await s.leased()) == 3
                 await s.put("c1")
-                assert done(await s.fork(new=f"{name}-fork", operation="o")).message_count == 3
+                assert done(await s.fork(new=f"{name}-fork", operation="f")).message_count == 3
 
     async def test_an_operation_that_was_refused_is_not_known(self, store: SessionStore) -> None:
         s = self.calls(store)
-        assert await s.append(operation="o") is Refusal.MISSING
+        assert await s.append(operation="a") is Refusal.MISSING
         await s.create()
-        assert await s.append(expected=7, operation="o") is Refusal.CHANGED
-        assert await s.write(expected=7, operation="o") is Refusal.CHANGED
-        assert await s.append(expected=0, operation="o") == 2
-        assert done(await s.write(expected=1, operation="o")).version == 2
+        assert await s.append(expected=7, operation="a") is Refusal.CHANGED
+        assert await s.write(expected=7, operation="w") is Refusal.CHANGED
+        lease = await s.leased()
+        assert await s.append(operation="a") is Refusal.HELD
+        await s.release(lease)
+        assert await s.finish(lease=lease) is Refusal.FENCED
+        assert await s.append(expected=0, operation="a") == 2
+        assert done(await s.write(expected=1, operation="w")).version == 2
+        assert await s.finish(lease=await s.leased()) == 4
 
     async def test_an_operation_is_forgotten_with_its_session(self, store: SessionStore) -> None:
         s = self.calls(store)
         for gone in ("deleted", "expired"):
-            assert done(await s.create(operation="o")).version == 1
+            assert done(await s.create(operation="c")).version == 1
             assert await s.append([HELLO], operation="a") == 1
             assert await s.append([HELLO]) == 2
             assert done(await s.write(operation="w")).version == 2
