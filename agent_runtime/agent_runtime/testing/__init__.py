@@ -6,22 +6,28 @@ try:
 except ImportError as error:
     raise ImportError("agent_runtime.testing needs its extra: pip install 'onion-agent-runtime[testing]'") from error
 
+from agent_runtime.testing.event_logs import EventLogContract
 from agent_runtime.testing.injection import Injection, Outcome, Trial, cancellations, inject
+from agent_runtime.testing.key_values import KeyValueStoreContract
 from agent_runtime.testing.llm import LLMClientContract
 from agent_runtime.testing.middleware import MiddlewareContract
 from agent_runtime.testing.proxy import Fault, FaultKind, Proxy, open_proxy
+from agent_runtime.testing.rate_limits import RateLimitStoreContract
 from agent_runtime.testing.scripted import ScriptedLLMClient, ScriptedReply
 from agent_runtime.testing.sessions import SessionStoreContract
 
 __all__ = (
+    "EventLogContract",
     "Fault",
     "FaultKind",
     "Injection",
+    "KeyValueStoreContract",
     "LLMClientContract",
     "Leak",
     "MiddlewareContract",
     "Outcome",
     "Proxy",
+    "RateLimitStoreContract",
     "ScriptedLLMClient",
     "ScriptedReply",
     "SessionStoreContract",
