@@ -1,9 +1,9 @@
-"""The checkpoints of a session: the id of a row says which it is in their sequence."""
+"""The checkpoints of a session."""
 
 import msgspec
 
 from agent_runtime import CorruptRecord, StoredCheckpoint
-from agent_runtime_adapters.sqlite.records import decode, encode, parts
+from agent_runtime_adapters.sqlite.records import decode, encode
 from agent_runtime_adapters.sqlite.session_rows import SessionRow, SessionRows
 
 
@@ -39,8 +39,8 @@ def put(
         data=data,
     )
     rows.connection.execute(
-        "INSERT INTO checkpoints VALUES (?, ?, ?, ?)",
-        (parts(session.id).start + row.sequence, session.id, checkpoint_id, encode(row)),
+        "INSERT INTO checkpoints (session, sequence, checkpoint_id, record) VALUES (?, ?, ?, ?)",
+        (session.id, row.sequence, checkpoint_id, encode(row)),
     )
     return row.stored()
 
@@ -59,10 +59,9 @@ def find(rows: SessionRows, session: SessionRow, checkpoint_id: str) -> StoredCh
 
 def load(rows: SessionRows, session: SessionRow, last: int | None) -> list[StoredCheckpoint]:
     """All, or the last so many, the last first."""
-    ids = parts(session.id)
     found = rows.connection.execute(
-        "SELECT record FROM checkpoints WHERE id >= ? AND id < ? ORDER BY id DESC LIMIT ?",
-        (ids.start, ids.stop, session.checkpoints if last is None else min(last, session.checkpoints)),
+        "SELECT record FROM checkpoints WHERE session = ? ORDER BY sequence DESC LIMIT ?",
+        (session.id, session.checkpoints if last is None else min(last, session.checkpoints)),
     ).fetchall()
     return [_row(session, record).stored() for (record,) in found]
 

@@ -1,28 +1,27 @@
-"""The messages of a session: one row for each append, whose id says where its first message is."""
+"""The messages of a session: one row for each append, with the place of its first message."""
 
 from collections.abc import Sequence
 
 from agent_runtime import CorruptRecord, Message, MessageBatch
-from agent_runtime_adapters.sqlite.records import parts, place_of
 from agent_runtime_adapters.sqlite.session_rows import SessionRow, SessionRows
 
 
 def count_of(rows: SessionRows, session: SessionRow, operation: str) -> int | None:
     """How many messages there were when `operation` had added its own; `None` when it has not."""
     found = rows.connection.execute(
-        "SELECT id, data FROM messages WHERE session = ? AND operation = ?", (session.id, operation)
+        "SELECT first, data FROM messages WHERE session = ? AND operation = ?", (session.id, operation)
     ).fetchone()
     if found is None:
         return None
-    number, data = found
-    return place_of(number) + len(_batch(data))
+    first, data = found
+    return _place(first) + len(_batch(data))
 
 
 def add(rows: SessionRows, session: SessionRow, batch: MessageBatch, operation: str | None) -> int:
     """Add the batch, which is not empty, and return the new message count."""
     rows.connection.execute(
-        "INSERT INTO messages VALUES (?, ?, ?, ?)",
-        (parts(session.id).start + session.message_count, session.id, operation, batch.data),
+        "INSERT INTO messages (session, first, operation, data) VALUES (?, ?, ?, ?)",
+        (session.id, session.message_count, operation, batch.data),
     )
     session.message_count += len(batch.messages)
     return session.message_count
@@ -30,51 +29,55 @@ def add(rows: SessionRows, session: SessionRow, batch: MessageBatch, operation: 
 
 def load(rows: SessionRows, session: SessionRow, last: int | None) -> Sequence[Message]:
     """All messages, or the last so many, of which only the batches that they are in are read."""
-    wanted = session.message_count if last is None else min(last, session.message_count)
-    if wanted == 0:
+    begin = 0 if last is None else max(0, session.message_count - last)
+    if begin == session.message_count:
         return ()
-    begin = session.message_count - wanted
-    ids = parts(session.id)
     found = rows.connection.execute(
-        "SELECT id, data FROM messages WHERE id >= (SELECT max(id) FROM messages WHERE id <= ?) AND id < ? ORDER BY id",
-        (ids.start + begin, ids.stop),
+        "SELECT first, data FROM messages WHERE session = ?1 AND first >= ("
+        "SELECT max(first) FROM messages WHERE session = ?1 AND first <= ?2"
+        ") ORDER BY first",
+        (session.id, begin),
     ).fetchall()
-    first = place_of(found[0][0]) if found else 0
+    there = _place(found[0][0]) if found else 0
     messages: list[Message] = []
-    for number, data in found:
-        if number != ids.start + first + len(messages):
+    for first, data in found:
+        if first != there + len(messages):
             raise CorruptRecord("a conversation is damaged: a part is missing")
         messages += _batch(data)
-    if first > begin or first + len(messages) != session.message_count:
+    if there > begin or there + len(messages) != session.message_count:
         raise CorruptRecord("a conversation is damaged: it is shorter or longer than it was")
-    return messages[begin - first :]
+    return messages[begin - there :]
 
 
 def copy(rows: SessionRows, source: SessionRow, target: SessionRow, count: int) -> None:
     """Give `target`, which has none, the first `count` messages of `source`."""
-    old, new = parts(source.id), parts(target.id)
     target.message_count = min(count, source.message_count)
-    end = old.start + target.message_count
     rows.connection.execute(
-        "INSERT INTO messages (id, session, data)"
-        " SELECT id - ?1 + ?2, ?3, data FROM messages WHERE id >= ?1 AND id < ?4 ORDER BY id",
-        (old.start, new.start, target.id, end),
+        "INSERT INTO messages (session, first, data)"
+        " SELECT ?, first, data FROM messages WHERE session = ? AND first < ? ORDER BY first",
+        (target.id, source.id, target.message_count),
     )
-    _cut(rows, new.start + target.message_count, new)
+    _cut(rows, target)
 
 
-def _cut(rows: SessionRows, end: int, ids: range) -> None:
-    """Have the last batch of a session end there: a checkpoint that came from elsewhere may be in the middle of one."""
-    last = rows.connection.execute(
-        "SELECT id, data FROM messages WHERE id >= ? AND id < ? ORDER BY id DESC LIMIT 1", (ids.start, end)
+def _cut(rows: SessionRows, session: SessionRow) -> None:
+    """Have the last batch end where the session does: a checkpoint made elsewhere may be in the middle of one."""
+    found = rows.connection.execute(
+        "SELECT id, first, data FROM messages WHERE session = ? ORDER BY first DESC LIMIT 1", (session.id,)
     ).fetchone()
-    if last is None:
+    if found is None:
         return
-    number, data = last
-    messages = _batch(data)
-    if number + len(messages) > end:
-        cut = MessageBatch.of(messages[: end - number])
-        rows.connection.execute("UPDATE messages SET data = ? WHERE id = ?", (cut.data, number))
+    number, first, data = found
+    messages, room = _batch(data), session.message_count - _place(first)
+    if len(messages) > room:
+        kept = MessageBatch.of(messages[:room])
+        rows.connection.execute("UPDATE messages SET data = ? WHERE id = ?", (kept.data, number))
+
+
+def _place(first: object) -> int:
+    if not isinstance(first, int):
+        raise CorruptRecord("a conversation is damaged: the place of a part is no number")
+    return first
 
 
 def _batch(data: object) -> tuple[Message, ...]:

@@ -1,4 +1,4 @@
-"""What a row holds, sealed: a damaged byte is found when the row is read. And the ids of rows that are parts of a whole."""
+"""What a row holds, sealed: a damaged byte is found when the row is read."""
 
 import zlib
 from typing import TypeVar
@@ -10,7 +10,6 @@ from agent_runtime import CorruptRecord
 T = TypeVar("T")
 
 _SEAL = 4  # bytes, the CRC-32 of the others
-_PLACES = 1 << 32
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -27,13 +26,3 @@ def decode(data: object, decoder: msgspec.msgpack.Decoder[T], what: str) -> T:
         return decoder.decode(memoryview(data)[:-_SEAL])
     except msgspec.DecodeError as error:
         raise CorruptRecord(f"{what} cannot be read: it is a record of something else") from error
-
-
-def parts(whole: int) -> range:
-    """The ids of the parts of `whole`: they are side by side in their table, in order, and found without an index."""
-    return range(whole * _PLACES, (whole + 1) * _PLACES)
-
-
-def place_of(part: int) -> int:
-    """Where it is in its whole."""
-    return part % _PLACES

@@ -1,9 +1,9 @@
-"""The unfinished runs of a session and their entries: the id of an entry's row says which it is."""
+"""The unfinished runs of a session and their entries."""
 
 import msgspec
 
 from agent_runtime import RUNS_KEPT, CorruptRecord, Refusal, StoredRun
-from agent_runtime_adapters.sqlite.records import decode, encode, parts
+from agent_runtime_adapters.sqlite.records import decode, encode
 from agent_runtime_adapters.sqlite.session_rows import SessionRow, SessionRows
 
 
@@ -56,7 +56,9 @@ def is_recorded(rows: SessionRows, run: RunRow | None, number: int, entry: bytes
     """Whether this is the run's entry of that number."""
     if run is None or not 0 < number <= run.entry_count:
         return False
-    found = rows.connection.execute("SELECT data FROM entries WHERE id = ?", (parts(run.id).start + number,)).fetchone()
+    found = rows.connection.execute(
+        "SELECT record FROM entries WHERE run = ? AND number = ?", (run.id, number)
+    ).fetchone()
     return _entry(run, number, found) == entry
 
 
@@ -94,15 +96,14 @@ def record(rows: SessionRows, run: RunRow, entry: bytes) -> None:
     run.entry_count += 1
     run.updated_at = rows.now
     row = EntryRow(run=run.id, number=run.entry_count, data=entry)
-    rows.connection.execute("INSERT INTO entries VALUES (?, ?)", (parts(run.id).start + row.number, encode(row)))
+    rows.connection.execute(
+        "INSERT INTO entries (run, number, record) VALUES (?, ?, ?)", (run.id, row.number, encode(row))
+    )
     rows.connection.execute("UPDATE runs SET record = ? WHERE id = ?", (encode(run), run.id))
 
 
 def entries(rows: SessionRows, run: RunRow) -> list[bytes]:
-    ids = parts(run.id)
-    found = rows.connection.execute(
-        "SELECT data FROM entries WHERE id >= ? AND id < ? ORDER BY id", (ids.start, ids.stop)
-    ).fetchall()
+    found = rows.connection.execute("SELECT record FROM entries WHERE run = ? ORDER BY number", (run.id,)).fetchall()
     if len(found) != run.entry_count:
         raise CorruptRecord("a run is damaged: it has more or fewer entries than it had")
     return [_entry(run, number, row) for number, row in enumerate(found, 1)]

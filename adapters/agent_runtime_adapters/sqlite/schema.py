@@ -29,31 +29,47 @@ SESSIONS: Statements = (
     )
     """,
     "CREATE INDEX sessions_due ON sessions (due)",
-    # One row for each append. Its id is the session's, times 2**32, plus the place of its first message: a conversation
-    # is in one piece, and a part of it is found without an index. `operation` is who added it, known again.
+    # One row for each append: `first` is the place of its first message, `operation` who added it, known again.
     """
     CREATE TABLE messages (
         id INTEGER PRIMARY KEY,
         session INTEGER NOT NULL,
+        first INTEGER NOT NULL,
         operation TEXT,
         data BLOB NOT NULL,
+        UNIQUE (session, first),
         UNIQUE (session, operation)
     )
     """,
-    # The id is the session's, times 2**32, plus the sequence number.
     """
     CREATE TABLE checkpoints (
         id INTEGER PRIMARY KEY,
         session INTEGER NOT NULL,
+        sequence INTEGER NOT NULL,
         checkpoint_id TEXT NOT NULL,
         record BLOB NOT NULL,
+        UNIQUE (session, sequence),
         UNIQUE (session, checkpoint_id)
     )
     """,
-    "CREATE TABLE runs (id INTEGER PRIMARY KEY, session INTEGER NOT NULL, run_id TEXT NOT NULL, record BLOB NOT NULL)",
-    "CREATE UNIQUE INDEX runs_of_sessions ON runs (session, run_id)",
-    # The id is the run's, times 2**32, plus the entry's number.
-    "CREATE TABLE entries (id INTEGER PRIMARY KEY, data BLOB NOT NULL)",
+    """
+    CREATE TABLE runs (
+        id INTEGER PRIMARY KEY,
+        session INTEGER NOT NULL,
+        run_id TEXT NOT NULL,
+        record BLOB NOT NULL,
+        UNIQUE (session, run_id)
+    )
+    """,
+    """
+    CREATE TABLE entries (
+        id INTEGER PRIMARY KEY,
+        run INTEGER NOT NULL,
+        number INTEGER NOT NULL,
+        record BLOB NOT NULL,
+        UNIQUE (run, number)
+    )
+    """,
     # The last operations of `write`, each in the place of the one that many versions before.
     """
     CREATE TABLE writes (
@@ -78,17 +94,64 @@ SESSIONS: Statements = (
     """
     CREATE TRIGGER session_deleted AFTER DELETE ON sessions BEGIN
         UPDATE session_numbers SET sessions = sessions - 1;
-        DELETE FROM messages WHERE id >= (old.id << 32) AND id < ((old.id + 1) << 32);
-        DELETE FROM checkpoints WHERE id >= (old.id << 32) AND id < ((old.id + 1) << 32);
+        DELETE FROM messages WHERE session = old.id;
+        DELETE FROM checkpoints WHERE session = old.id;
         DELETE FROM runs WHERE session = old.id;
         DELETE FROM writes WHERE session = old.id;
     END
     """,
     """
     CREATE TRIGGER run_deleted AFTER DELETE ON runs BEGIN
-        DELETE FROM entries WHERE id >= (old.id << 32) AND id < ((old.id + 1) << 32);
+        DELETE FROM entries WHERE run = old.id;
     END
     """,
 )
 
-MIGRATIONS: Sequence[Statements] = ((*SESSIONS,),)
+KEY_VALUES: Statements = (
+    # `record` is all of the value; the other columns are what it is found by. `key` is UTF-8, with lone surrogates.
+    """
+    CREATE TABLE key_values (
+        id INTEGER PRIMARY KEY,
+        owner BLOB NOT NULL,
+        key BLOB NOT NULL,
+        expires_at REAL NOT NULL,
+        record BLOB NOT NULL,
+        UNIQUE (owner, key)
+    )
+    """,
+    "CREATE INDEX key_values_expiring ON key_values (expires_at)",
+    # One row: the last version that a value was given.
+    "CREATE TABLE key_value_numbers (version INTEGER NOT NULL)",
+    "INSERT INTO key_value_numbers VALUES (0)",
+)
+
+RATE_LIMITS: Statements = (
+    # `record` is all of the cell; from `empty_at` on it is like one that is not there.
+    """
+    CREATE TABLE rate_cells (key BLOB PRIMARY KEY, empty_at REAL NOT NULL, record BLOB NOT NULL) WITHOUT ROWID
+    """,
+    "CREATE INDEX rate_cells_expiring ON rate_cells (empty_at)",
+)
+
+EVENT_LOGS: Statements = (
+    """
+    CREATE TABLE event_logs (
+        id INTEGER PRIMARY KEY,
+        owner BLOB NOT NULL,
+        stream TEXT NOT NULL,
+        expires_at REAL NOT NULL,
+        record BLOB NOT NULL,
+        UNIQUE (owner, stream)
+    )
+    """,
+    "CREATE INDEX event_logs_expiring ON event_logs (expires_at)",
+    # The id is the log's, times 2**32, plus the sequence number. `size` is that of the event, without its record.
+    "CREATE TABLE events (id INTEGER PRIMARY KEY, size INTEGER NOT NULL, record BLOB NOT NULL)",
+    """
+    CREATE TRIGGER event_log_deleted AFTER DELETE ON event_logs BEGIN
+        DELETE FROM events WHERE id >= (old.id << 32) AND id < ((old.id + 1) << 32);
+    END
+    """,
+)
+
+MIGRATIONS: Sequence[Statements] = ((*SESSIONS, *KEY_VALUES, *RATE_LIMITS, *EVENT_LOGS),)

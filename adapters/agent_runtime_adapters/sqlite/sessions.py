@@ -7,6 +7,9 @@ from typing import TypeVar
 
 from typing_extensions import Unpack
 
+import agent_runtime_adapters.sqlite.checkpoint_rows as checkpoint_rows
+import agent_runtime_adapters.sqlite.message_rows as message_rows
+import agent_runtime_adapters.sqlite.run_rows as run_rows
 from agent_runtime import (
     OPERATIONS_KEPT,
     ExpiredSession,
@@ -23,7 +26,6 @@ from agent_runtime import (
     StoredRun,
     StoredSession,
 )
-from agent_runtime_adapters.sqlite import checkpoint_rows, message_rows, run_rows
 from agent_runtime_adapters.sqlite.database import DatabaseOptions, FilePath, SQLiteDatabase, SQLiteStore
 from agent_runtime_adapters.sqlite.session_rows import SessionRow, SessionRows
 
