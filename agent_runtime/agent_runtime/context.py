@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeAlias, TypedDict
 import msgspec
 from typing_extensions import Unpack
 
-from agent_runtime.errors import ConfigurationError, InvalidInput
+from agent_runtime.errors import ConfigurationError, InvalidInput, Suspended
 from agent_runtime.events import SystemEvent
 from agent_runtime.journal import Journal
 from agent_runtime.payload import check_name, copy_json, plain_json
@@ -252,6 +252,8 @@ class AgentContext(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         await self.emit(ToolStarted(id=call.id, name=call.name))
         try:
             result = await run.handlers.tool(bound)
+        except Suspended:
+            raise  # it is not finished
         except Exception:
             await self.emit(ToolFinished(id=call.id, name=call.name, is_error=True))
             raise

@@ -15,6 +15,7 @@ from agent_runtime.errors import (
     NotFound,
     SessionConflict,
     Suspended,
+    error_type_of,
 )
 from agent_runtime.events import EventType
 from agent_runtime.journal import Asked, Began, Durability, Journal, suspension
@@ -44,7 +45,8 @@ class SessionTerms(msgspec.Struct, frozen=True, kw_only=True):
 class Hold:
     """Made once for a run, entered for each execution of its agent, closed when the run ends.
 
-    With `on_busy="allow"` there is no lease, and nothing is kept of a run that is not finished.
+    With `on_busy="allow"` there is no lease, and nothing is kept of a run that is not finished. Where a layer starts the
+    agent again after its turn was added to the conversation, that is another turn.
     """
 
     def __init__(self, terms: SessionTerms, context: AgentContext, session_id: str, resume: Resume | None) -> None:
@@ -52,7 +54,7 @@ class Hold:
         self._sessions = terms.sessions
         self._session_id = session_id
         self._owner = context.owner
-        self._run_id = context.run.run_id
+        self._run_id = self._holder = context.run.run_id
         self._resume = resume
         self._context = context
         self._token: LeaseToken | None = None
@@ -74,11 +76,13 @@ class Hold:
 
     async def enter(self, context: AgentContext) -> AgentContext:
         """Take the session; what the agent gets: `context` with the history, of a resumed run with its task too."""
-        if self._resume is not None and not self._begun:
-            await self._take_up(self._resume)
-        elif self._begun:
+        if self._finished:
+            self._next_turn()
+        if self._begun:
             await self._take(None)
             await self.journal.begin_again()
+        elif self._resume is not None:
+            await self._take_up(self._resume)
         else:
             await self._begin(context)
         self._begun = True
@@ -91,6 +95,13 @@ class Hold:
                 metadata=copy_json(began.metadata, "metadata", max_bytes=self._terms.limits.checkpoint_bytes),
             )
         return context.replace(messages=(*await self._messages(), *context.messages))
+
+    def _next_turn(self) -> None:
+        run = self._context.run
+        self._holder = run.origin = f"{run.run_id}-{run.executions}"
+        self._finished = self._begun = False
+        self._resume = self._history = self._token = None
+        self.journal = self._new_journal()
 
     def attended(self) -> AbstractAsyncContextManager[None]:
         """Inside, the lease is renewed, and what may be written behind the run is written."""
@@ -137,17 +148,21 @@ class Hold:
         """
         if self._token is None or self._finished:
             return
+        kept = self._resume is not None or self.journal.worth_keeping
         try:
-            if self.journal.durable and (self.journal.steps or self.journal.calls or self.journal.questions):
-                error_type = error.error_type if isinstance(error, AgentRuntimeError) else None
-                await self.journal.stop(status, error_type)
+            if kept and self._begun:
+                await self.journal.stop(status, None if error is None else error_type_of(error))
+        except SessionConflict:
+            return  # it is somebody else's by now
+        except AgentRuntimeError as failure:
+            logger.warning("run %s: how it ended could not be stored: %s", self._run_id, failure)
+        try:
+            if kept:
                 await self._sessions.release(self._session_id, self._token, owner=self._owner)
             else:
                 await self._sessions.finish_run(
                     self._session_id, self._context.run.origin, (), owner=self._owner, token=self._token
                 )
-        except SessionConflict:
-            pass  # it is somebody else's by now
         except AgentRuntimeError as failure:
             logger.warning("run %s: its session stays held until the lease ends: %s", self._run_id, failure)
 
@@ -177,7 +192,7 @@ class Hold:
         held = await self._sessions.acquire(
             self._session_id,
             owner=self._owner,
-            holder=self._run_id,
+            holder=self._holder,
             seconds=self._terms.limits.lease,
             entry=entry,
             until=self._context.deadline if self._terms.on_busy == "wait" else 0.0,

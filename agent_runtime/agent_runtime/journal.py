@@ -248,7 +248,7 @@ class Journal:
             case StateKept():
                 if self._state is not None:
                     self._state.restore(item.values)
-            case Stopped():
+            case _:
                 self.stopped = item
 
     def recorded_answer(self, step: int) -> ModelResponse | None:
@@ -270,6 +270,11 @@ class Journal:
             own = f"{key}:{times}"
         self.calls[own] = KnownCall(name, arguments=arguments)
         return own
+
+    @property
+    def worth_keeping(self) -> bool:
+        """Whether anything has been done that a resumed run need not do again, or must not."""
+        return self.durable and bool(self.steps or self.calls or self.questions)
 
     # Writing
 
