@@ -1,0 +1,69 @@
+"""Workers as processes, each in a group of its own, that are stopped, continued and killed at will."""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import Any
+
+import anyio
+from anyio.to_thread import run_sync
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["__main__", "tests.faults.worker"])  # so that a worker is there in milliseconds
+
+PATIENCE = 60.0  # seconds after which a worker that has not ended counts as one that hangs
+
+
+class Worker:
+    """A process, and the pipe by which it tells how far it has come."""
+
+    def __init__(self, target: Callable[..., None], *args: Any) -> None:
+        self._told, theirs = _context.Pipe(duplex=False)
+        self._process = _context.Process(target=target, args=(*args, theirs), daemon=True)
+        self._theirs = theirs
+
+    async def start(self) -> None:
+        await run_sync(self._process.start)
+        self._theirs.close()  # so that the pipe ends when the process does
+
+    async def tells(self, within: float = PATIENCE) -> bytes | None:
+        """The next thing that it tells; empty when it has ended, `None` when nothing came in time."""
+        return await run_sync(_received, self._told, within)
+
+    def signal(self, number: signal.Signals) -> None:
+        """To its process group, which it has told that it has."""
+        assert self._process.pid is not None
+        os.killpg(self._process.pid, number)
+
+    async def kill(self) -> bool:
+        """End it at once, with all that it has started; false when it had ended by itself."""
+        with suppress(ProcessLookupError):
+            self.signal(signal.SIGKILL)
+        return await self.ended() == -signal.SIGKILL
+
+    async def ended(self, within: float = PATIENCE) -> int | None:
+        """Its exit code; negative for a signal, `None` when it is still there."""
+        await run_sync(self._process.join, within)
+        code = self._process.exitcode
+        if code is not None:
+            self._told.close()
+        return code
+
+
+def _received(told: Connection, within: float) -> bytes | None:
+    try:
+        return told.recv_bytes() if told.poll(within) else None
+    except EOFError:
+        return b""
+
+
+async def started(target: Callable[..., None], *args: Any) -> Worker:
+    """A worker that is in its own process group."""
+    worker = Worker(target, *args)
+    await worker.start()
+    with anyio.fail_after(PATIENCE):
+        assert await worker.tells(), "a worker died before it had begun"
+    return worker
