@@ -10,6 +10,7 @@ from agent_runtime import CorruptRecord
 T = TypeVar("T")
 
 _SEAL = 4  # bytes, the CRC-32 of the others
+_PLACES = 1 << 32
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -26,3 +27,8 @@ def decode(data: object, decoder: msgspec.msgpack.Decoder[T], what: str) -> T:
         return decoder.decode(memoryview(data)[:-_SEAL])
     except msgspec.DecodeError as error:
         raise CorruptRecord(f"{what} cannot be read: it is a record of something else") from error
+
+
+def parts(whole: int) -> range:
+    """The ids of the parts of `whole`: they are side by side in their table, in order, and found without an index."""
+    return range(whole * _PLACES, (whole + 1) * _PLACES)
