@@ -135,10 +135,10 @@ class _Logs:
     def append(self, log: _Log, events: Sequence[bytes], bounds: LogBounds) -> None:
         ids = parts(log.id)
         rows = [
-            (ids.start + number, len(data), encode(_Event(log.id, number, data)))
+            (ids.start + number, encode(_Event(log.id, number, data)))
             for number, data in enumerate(events, log.last + 1)
         ]
-        self._connection.executemany("INSERT INTO events VALUES (?, ?, ?)", rows)
+        self._connection.executemany("INSERT INTO events VALUES (?, ?)", rows)
         log.last += len(events)
         log.size += sum(map(len, events))
         self._drop(log, bounds)
@@ -150,14 +150,7 @@ class _Logs:
 
     def page(self, log: _Log, after: int, limit: int) -> LogPage:
         begin = min(max(after + 1, log.first), log.last + 1)
-        end = min(begin + limit, log.last + 1)
-        ids = parts(log.id)
-        found = self._connection.execute(
-            "SELECT record FROM events WHERE id >= ? AND id < ? ORDER BY id", (ids.start + begin, ids.start + end)
-        )
-        events = [decode(record, _events, "an event") for (record,) in found.fetchall()]
-        if [(event.log, event.sequence) for event in events] != [(log.id, number) for number in range(begin, end)]:
-            raise CorruptRecord("an event log is damaged: an event is missing")
+        events = self._events(log, begin, min(begin + limit, log.last + 1))
         return LogPage(
             events=tuple(LoggedEvent(sequence=event.sequence, data=event.data) for event in events),
             missed=max(0, log.first - after - 1),
@@ -184,15 +177,24 @@ class _Logs:
 
     def _drop(self, log: _Log, bounds: LogBounds) -> None:
         """Remove the oldest events, until the others are within the bounds."""
-        ids = parts(log.id)
-        begin = ids.start + log.first
-        sizes = self._connection.execute("SELECT size FROM events WHERE id >= ? AND id < ? ORDER BY id", (begin, ids.stop))
+        begin = log.first
         while log.last - log.first >= bounds.max_events or log.size > bounds.max_bytes:
-            [size] = sizes.fetchone()
+            [event] = self._events(log, log.first, log.first + 1)
             log.first += 1
-            log.size -= size
-        sizes.close()
-        self._connection.execute("DELETE FROM events WHERE id >= ? AND id < ?", (begin, ids.start + log.first))
+            log.size -= len(event.data)
+        start = parts(log.id).start
+        self._connection.execute("DELETE FROM events WHERE id >= ? AND id < ?", (start + begin, start + log.first))
+
+    def _events(self, log: _Log, begin: int, end: int) -> list[_Event]:
+        """Those from `begin` on, before `end`."""
+        start = parts(log.id).start
+        found = self._connection.execute(
+            "SELECT record FROM events WHERE id >= ? AND id < ? ORDER BY id", (start + begin, start + end)
+        )
+        events = [decode(record, _events, "an event") for (record,) in found.fetchall()]
+        if [(event.log, event.sequence) for event in events] != [(log.id, number) for number in range(begin, end)]:
+            raise CorruptRecord("an event log is damaged: an event is missing")
+        return events
 
 
 _logs = msgspec.msgpack.Decoder(_Log)

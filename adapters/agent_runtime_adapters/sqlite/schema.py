@@ -145,8 +145,8 @@ EVENT_LOGS: Statements = (
     )
     """,
     "CREATE INDEX event_logs_expiring ON event_logs (expires_at)",
-    # The id is the log's, times 2**32, plus the sequence number. `size` is that of the event, without its record.
-    "CREATE TABLE events (id INTEGER PRIMARY KEY, size INTEGER NOT NULL, record BLOB NOT NULL)",
+    # The id is the log's, times 2**32, plus the sequence number.
+    "CREATE TABLE events (id INTEGER PRIMARY KEY, record BLOB NOT NULL)",
     """
     CREATE TRIGGER event_log_deleted AFTER DELETE ON event_logs BEGIN
         DELETE FROM events WHERE id >= (old.id << 32) AND id < ((old.id + 1) << 32);
