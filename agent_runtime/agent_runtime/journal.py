@@ -208,7 +208,7 @@ class Journal:
         self._noted = 0
         self._written = 0
         self._sending: tuple[int, bytes] | None = None
-        self._lock = anyio.Lock(fast_acquire=True) if save is not None else None
+        self._lock = anyio.Lock(fast_acquire=True)
         self._more: anyio.Event | None = None
 
     # Reading
@@ -361,8 +361,8 @@ class Journal:
 
     async def flush(self) -> None:
         """Store all that was noted before this call."""
-        if self._save is None or self._lock is None:
-            return
+        save = self._save
+        assert save is not None
         until = self._noted
         try:
             async with self._lock:
@@ -371,7 +371,7 @@ class Journal:
                         self._sending = (len(self._pending), self._entry())
                         self._pending = []
                     count, entry = self._sending
-                    await self._save(self._number + 1, entry)
+                    await save(self._number + 1, entry)
                     self._number += 1
                     self._written += count
                     self._sending = None

@@ -54,6 +54,7 @@ from agent_runtime import (
     tool,
     tool_middleware,
 )
+from agent_runtime.journal import Stopped, encode_entry
 from agent_runtime.testing import ScriptedLLMClient, ScriptedReply, no_leaks
 
 ANN = Owner(tenant_id=None, user_id="ann")
@@ -938,3 +939,103 @@ async def test_text_that_cannot_be_encoded_is_recorded_repaired(shop: Shop) -> N
     assert (await executor.execute(ASKED)).questions
     assert (await shop.executor("done").execute(AGAIN, resume=Resume(answers={"ship": 1}))).success
     assert (await shop.messages())[1] == ("assistant", "half �")
+
+
+# Places where two things meet
+
+
+async def test_a_failure_that_was_recorded_is_told_again(shop: Shop) -> None:
+    @tool
+    async def refuse() -> str:
+        shop.done.append("refuse")
+        raise ToolFailed("not today")
+
+    executor = shop.executor(wants(("refuse", {})), DOWN, "done", tools=[refuse])
+    assert not (await executor.execute(ASKED)).success
+    assert (await executor.execute(AGAIN, resume=Resume())).output == "done"
+    assert shop.done == ["refuse"]
+    assert "not today" in (await shop.messages())[2][1]
+
+
+async def test_a_run_whose_session_somebody_else_has_taken_up_leaves_it_to_them(shop: Shop) -> None:
+    @tool(kind="idempotent")
+    async def oversleep() -> str:
+        shop.done.append("oversleep")
+        if len(shop.done) == 1:
+            shop.now += 31.0
+            assert (await shop.executor("theirs", tools=[oversleep]).execute(AGAIN, resume=Resume())).success
+        return "awake"
+
+    result = await shop.executor(wants(("oversleep", {})), "mine", tools=[oversleep]).execute(ASKED)
+    assert isinstance(result.exception, SessionConflict)
+    assert [text for _, text in await shop.messages()] == ["buy it", "", "awake", "theirs"]
+
+
+async def test_of_several_unfinished_runs_the_newest_or_the_named_one_is_resumed(shop: Shop) -> None:
+    executor = shop.executor(CONFIRM, CONFIRM, "one", "two")
+    first = await executor.execute(ASKED.replace(current_task="first"))
+    again = await shop.executor().execute(AGAIN, resume=Resume())
+    second = await executor.execute(ASKED.replace(current_task="second"))
+    runs = await shop.sessions.unfinished_runs("s", owner=ANN)
+    assert [run.task for run in runs] == ["second", "first"]
+    answers = {"ship": 1}
+    result = await executor.execute(AGAIN, resume=Resume(run_id=again.run_id, answers=answers))
+    assert result.resumed_from == again.run_id != first.run_id
+    result = await executor.execute(AGAIN, resume=Resume(answers=answers))
+    assert result.resumed_from == second.run_id
+    assert [text for role, text in await shop.messages() if role == "user"] == ["first", "second"]
+
+
+async def test_a_run_without_its_beginning_is_not_resumed(shop: Shop) -> None:
+    await shop.sessions.create(owner=ANN, agent_id="shop", session_id="s")
+    entry = encode_entry([Stopped(status=RunStatus.FAILED)])
+    held = await shop.sessions.acquire("s", owner=ANN, holder="odd", seconds=1, entry=entry)
+    await shop.sessions.release("s", held.token, owner=ANN)
+    assert await shop.sessions.unfinished_runs("s", owner=ANN) == ()
+    with pytest.raises(NotFound, match="run 'odd' of session 's' has no beginning to go on from"):
+        await shop.executor().execute(AGAIN, resume=Resume(), raise_on_error=True)
+    async with shop.sessions.lease("s", owner=ANN):
+        pass
+
+
+async def test_a_conversation_without_a_users_message_is_no_history(shop: Shop) -> None:
+    await shop.sessions.create(owner=ANN, agent_id="shop", session_id="s")
+    await shop.sessions.append_messages("s", [Message(role="assistant", content="welcome")], owner=ANN)
+    client = ScriptedLLMClient(["hello"])
+    executor = AgentExecutor(
+        config=AgentConfig(name="shop", model="m"), llm_client=client, session_manager=shop.sessions
+    )
+    assert (await executor.execute(ASKED)).success
+    assert [message.content for message in client.requests[0].messages] == ["buy it"]
+
+
+async def test_what_a_hook_says_and_cannot_be_recorded_ends_the_run(shop: Shop) -> None:
+    async def reconcile(call: ToolCall) -> str:
+        line.die()
+        return "paid"
+
+    line = Mortal(shop.store)
+    executor = shop.executor(CHARGE, "no", tools=slow(shop, reconcile), sessions=SessionManager(line.as_store))
+    assert isinstance((await executor.execute(ASKED)).exception, StoreUnavailable)
+
+
+async def test_behind_the_run_much_is_written_at_once_and_a_store_that_is_away_stops_it(shop: Shop) -> None:
+    line = Mortal(shop.store)
+    sessions = SessionManager(line.as_store)
+
+    @reaches(Stage.TOOL, resumable=True)
+    async def busy(context: AgentContext) -> str:
+        for number in range(300):
+            call = ToolCall(id="1", name="price", arguments={"item": "x"}, idempotency_key=f"k{number}")
+            await context.call_tool(call, free)
+        return "done"
+
+    @tool(kind="pure")
+    async def free(item: str) -> str:
+        return item
+
+    executor = AgentExecutor(busy, session_manager=sessions, durability="async", limits=Limits(tool_calls=1_000))
+    assert (await executor.execute(ASKED)).success
+    assert 2 <= line.calls.count("record") < 30
+    line.before = lambda name, args: line.die() if name == "record" else None
+    assert isinstance((await executor.execute(ASKED)).exception, StoreUnavailable)
