@@ -25,6 +25,11 @@ class Worker:
         self._process = _context.Process(target=target, args=(*args, theirs), daemon=True)
         self._theirs = theirs
 
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
     async def start(self) -> None:
         await run_sync(self._process.start)
         self._theirs.close()  # so that the pipe ends when the process does
@@ -35,8 +40,11 @@ class Worker:
 
     def signal(self, number: signal.Signals) -> None:
         """To its process group, which it has told that it has."""
-        assert self._process.pid is not None
-        os.killpg(self._process.pid, number)
+        os.killpg(self.pid, number)
+
+    async def outcome(self) -> None:
+        """Wait until it has ended by itself."""
+        assert await self.ended() is not None, "a worker hangs"
 
     async def kill(self) -> bool:
         """End it at once, with all that it has started; false when it had ended by itself."""

@@ -28,6 +28,7 @@ class Errand(msgspec.Struct, frozen=True, kw_only=True):
     durability: Any = "sync"
     pause: float = 0.006
     reconciles: bool = True
+    options: dict[str, Any] = {}  # of the store
 
 
 def work(errand: Errand, told: Connection) -> None:
@@ -39,7 +40,7 @@ def work(errand: Errand, told: Connection) -> None:
 
 async def _work(errand: Errand, told: Connection) -> None:
     witness = Witness(Path(errand.folder) / "witness")
-    async with STORES[errand.store](Path(errand.folder)) as store:
+    async with STORES[errand.store](Path(errand.folder), **errand.options) as store:
         witnessed: Any = WitnessedStore(store, witness, lambda: told.send_bytes(ACQUIRED))
         await go_on(errand, witnessed, witness)
         told.send_bytes(ENDED)
