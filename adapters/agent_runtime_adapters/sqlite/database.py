@@ -12,7 +12,7 @@ from typing import Self, TypeAlias, TypedDict, TypeVar
 from typing_extensions import Unpack
 
 from agent_runtime import ConfigurationError
-from agent_runtime_adapters.sqlite.connection import Synchronous, connect
+from agent_runtime_adapters.sqlite.connection import DatabaseFile, Synchronous
 from agent_runtime_adapters.sqlite.thread import JobThread
 from agent_runtime_adapters.sqlite.transactions import Transactions
 
@@ -49,9 +49,8 @@ class SQLiteDatabase:
             raise ConfigurationError(f"synchronous is {synchronous!r}, and must be 'FULL' or 'NORMAL'")
         if not 0 <= busy_timeout < math.inf:
             raise ConfigurationError(f"busy_timeout is {busy_timeout!r}, and must be seconds from 0 on")
-        file = f"the database file {name!r}"
-        opened = partial(connect, Path(name).absolute(), file, synchronous)
-        self._thread = JobThread(file, partial(Transactions, opened, file, busy_timeout))
+        file = DatabaseFile(Path(name).absolute(), f"the database file {name!r}", synchronous)
+        self._thread = JobThread(file.name, partial(Transactions, file, busy_timeout))
 
     async def read(self, job: Callable[[sqlite3.Connection], T]) -> T:
         """Have `job(connection)` done on the thread: it reads, and sees the data as they are at one moment."""

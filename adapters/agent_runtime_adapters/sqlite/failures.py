@@ -37,6 +37,8 @@ def translated(error: BaseException, file: str, busy_timeout: float) -> BaseExce
         )
     elif isinstance(error, CorruptRecord):
         ours = CorruptRecord(f"in {file}: {error}; {_DAMAGE}")
+    elif isinstance(error, UnicodeDecodeError):  # of the driver, on what SQLite says of a damaged schema
+        ours = _damaged(file)
     elif not isinstance(error, sqlite3.Error):
         return error
     elif is_busy(error):
@@ -128,6 +130,13 @@ _ERRORS: Mapping[int | None, Callable[[str], AgentRuntimeError]] = MappingProxyT
 def newer(file: str, version: int, known: int) -> ConfigurationError:
     return ConfigurationError(
         f"{file} has schema {version}, written by a newer version of this library; this one knows schema {known}: upgrade it"
+    )
+
+
+def moved(file: str) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"{file} was moved, deleted or replaced while it was open: put it back, or close this store and open another",
+        retryable=False,
     )
 
 

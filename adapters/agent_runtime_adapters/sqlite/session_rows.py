@@ -19,6 +19,7 @@ from agent_runtime import (
 from agent_runtime_adapters.sqlite.records import decode, encode
 
 _EXPIRE_AT_ONCE = 1_000
+_COLUMNS = "id, owner, session_id, agent_id, expires_at, record"
 
 
 class SessionRow(msgspec.Struct, array_like=True, kw_only=True):
@@ -86,19 +87,14 @@ class SessionRows:
     def find(self, owner: Owner, session_id: str) -> SessionRow | None:
         key = owner_key(owner)
         found = self.connection.execute(
-            "SELECT record FROM sessions WHERE owner = ? AND session_id = ?", (key, session_id)
+            f"SELECT {_COLUMNS} FROM sessions WHERE owner = ? AND session_id = ?", (key, session_id)
         ).fetchone()
-        if found is None:
-            return None
-        row = _row(found[0])
-        if (row.owner, row.session_id) != (key, session_id):
-            raise CorruptRecord("a session is damaged: another one is in its place")
-        return row if row.expires_at > self.now else None
+        row = None if found is None else _row(found)
+        return row if row is not None and row.expires_at > self.now else None
 
     def of(self, owner: Owner) -> list[SessionRow]:
-        found = self.connection.execute("SELECT record FROM sessions WHERE owner = ?", (owner_key(owner),))
-        rows = [_row(record) for (record,) in found.fetchall()]
-        return [row for row in rows if row.expires_at > self.now]
+        found = self.connection.execute(f"SELECT {_COLUMNS} FROM sessions WHERE owner = ?", (owner_key(owner),))
+        return [row for row in map(_row, found.fetchall()) if row.expires_at > self.now]
 
     def count(self, owner: Owner) -> int:
         [count] = self.connection.execute(
@@ -225,5 +221,9 @@ def _owner(key: bytes) -> Owner:
     return Owner(tenant_id=tenant_id, user_id=user_id)
 
 
-def _row(record: object) -> SessionRow:
-    return decode(record, _rows, "a session")
+def _row(found: tuple[object, ...]) -> SessionRow:
+    *columns, record = found
+    row = decode(record, _rows, "a session")
+    if columns != [row.id, row.owner, row.session_id, row.agent_id, row.expires_at]:
+        raise CorruptRecord("a session is damaged: its row is that of another, or found under what it is not")
+    return row

@@ -4,6 +4,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 
+from agent_runtime_adapters.sqlite.connection import DatabaseFile
 from agent_runtime_adapters.sqlite.failures import is_busy, is_lasting, not_committed, translated
 from agent_runtime_adapters.sqlite.thread import AnyJob, hand_over
 
@@ -15,8 +16,7 @@ class Transactions:
     transaction with a savepoint for each, and are handed over when all of them are committed.
     """
 
-    def __init__(self, connect: Callable[[], sqlite3.Connection], file: str, busy_timeout: float) -> None:
-        self._connect = connect
+    def __init__(self, file: DatabaseFile, busy_timeout: float) -> None:
         self._file = file
         self._busy_timeout = busy_timeout
         self._connection: sqlite3.Connection | None = None
@@ -66,11 +66,12 @@ class Transactions:
         except sqlite3.Error as error:
             self.close()
             for job in jobs:
-                job.error = job.error or not_committed(error, self._file)
+                job.error = job.error or not_committed(error, self._file.name)
 
     def _begun(self, begin: str) -> sqlite3.Connection:
         if self._connection is None:
-            self._connection = self._connect()
+            self._connection = self._file.connect()
+        self._file.check()
         self._connection.execute(begin)
         return self._connection
 
@@ -86,7 +87,7 @@ class Transactions:
                 return False
         elif is_lasting(job.error):
             self.close()
-        job.error = translated(job.error, self._file, self._busy_timeout)
+        job.error = translated(job.error, self._file.name, self._busy_timeout)
         return True
 
 
