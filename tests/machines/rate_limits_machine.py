@@ -1,16 +1,13 @@
 """Any sequence of charges, with a clock, is admitted as GCRA in its other form admits it: a time, and exact fractions."""
 
-from collections.abc import Coroutine
 from fractions import Fraction
-from typing import Any, TypeVar
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import invariant, rule
+from tests.machines.store_machine import StoreMachine
 
-from agent_runtime import Charge, MemoryRateLimitStore, RateKey, RateLimit, RateLimitStore, Settlement
-
-T = TypeVar("T")
+from agent_runtime import Charge, RateKey, RateLimit, RateLimitStore, Settlement
 
 # Numbers that a float holds exactly, so that no rounding decides.
 LIMITS: dict[RateKey, RateLimit] = {
@@ -32,25 +29,11 @@ def seconds(units: float, key: RateKey) -> Fraction:
     return Fraction(units) * Fraction(LIMITS[key].period) / Fraction(LIMITS[key].rate)
 
 
-class RateLimitsMachine(RuleBasedStateMachine):
+class RateLimitsMachine(StoreMachine[RateLimitStore]):
     def __init__(self) -> None:
         super().__init__()
-        self.now = 0.0
-        self.store = self.make()
         self.arrivals: dict[RateKey, Fraction] = {}  # the "theoretical arrival time" of the next unit
         self.taken: list[Charge] = []
-
-    def make(self) -> RateLimitStore:
-        return MemoryRateLimitStore(clock=lambda: self.now)
-
-    def run(self, call: Coroutine[Any, Any, T]) -> T:
-        """What the call returns: on the memory store it never waits."""
-        try:
-            call.send(None)
-        except StopIteration as stop:
-            value: T = stop.value
-            return value
-        raise AssertionError("a call on the memory store waited")
 
     @rule(quarters=st.sampled_from([0, 1, 2, 3, 8, 100]))
     def time_passes(self, quarters: int) -> None:
@@ -91,6 +74,3 @@ class RateLimitsMachine(RuleBasedStateMachine):
     def arrival(self, key: RateKey, arrivals: dict[RateKey, Fraction]) -> Fraction:
         now = Fraction(self.now)
         return max(now, arrivals.get(key, now))
-
-
-TestRateLimits = RateLimitsMachine.TestCase

@@ -1,15 +1,12 @@
 """Any sequence of calls of an event log, with a clock, gives what a plain list would."""
 
-from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import invariant, rule
+from tests.machines.store_machine import StoreMachine
 
-from agent_runtime import EventLog, LogBounds, MemoryEventLog, Owner, Refusal
-
-T = TypeVar("T")
+from agent_runtime import EventLog, LogBounds, Owner, Refusal
 
 BOUNDS = LogBounds(max_events=5, max_bytes=12)
 TTL = 10.0
@@ -37,25 +34,11 @@ class Model:
         return len(self.events) - kept + 1
 
 
-class EventLogsMachine(RuleBasedStateMachine):
+class EventLogsMachine(StoreMachine[EventLog]):
     def __init__(self) -> None:
         super().__init__()
-        self.now = 0.0
-        self.store = self.make()
         self.model: dict[tuple[Owner, str], Model] = {}
         self.operations = 0
-
-    def make(self) -> EventLog:
-        return MemoryEventLog(bounds=BOUNDS, clock=lambda: self.now)
-
-    def run(self, call: Coroutine[Any, Any, T]) -> T:
-        """What the call returns: on the memory store it never waits."""
-        try:
-            call.send(None)
-        except StopIteration as stop:
-            value: T = stop.value
-            return value
-        raise AssertionError("a call on the memory store waited")
 
     @rule(seconds=st.sampled_from([0.0, 1.0, 6.0, TTL]))
     def time_passes(self, seconds: float) -> None:
@@ -121,6 +104,3 @@ class EventLogsMachine(RuleBasedStateMachine):
         for owner in OWNERS:
             for stream in ("a", "b"):
                 self.read(owner, stream, 0, 99)
-
-
-TestEventLogs = EventLogsMachine.TestCase

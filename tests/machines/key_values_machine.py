@@ -1,15 +1,12 @@
 """Any sequence of calls of a key-value store, with a clock, gives what a plain dictionary would."""
 
-from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import invariant, precondition, rule
+from tests.machines.store_machine import StoreMachine
 
-from agent_runtime import KeyValueStore, MemoryKeyValueStore, Owner, Refusal
-
-T = TypeVar("T")
+from agent_runtime import KeyValueStore, Owner, Refusal
 
 OWNERS = (Owner(tenant_id=None, user_id="ann"), Owner(tenant_id="acme", user_id="ann"))
 owners = st.sampled_from(OWNERS)
@@ -26,26 +23,12 @@ class Model:
     operation: str | None
 
 
-class KeyValuesMachine(RuleBasedStateMachine):
+class KeyValuesMachine(StoreMachine[KeyValueStore]):
     def __init__(self) -> None:
         super().__init__()
-        self.now = 0.0
-        self.store = self.make()
         self.model: dict[tuple[Owner, str], Model] = {}
         self.versions: set[int] = set()
         self.operations = 0
-
-    def make(self) -> KeyValueStore:
-        return MemoryKeyValueStore(clock=lambda: self.now)
-
-    def run(self, call: Coroutine[Any, Any, T]) -> T:
-        """What the call returns: on the memory store it never waits."""
-        try:
-            call.send(None)
-        except StopIteration as stop:
-            value: T = stop.value
-            return value
-        raise AssertionError("a call on the memory store waited")
 
     @rule(seconds=st.sampled_from([0.0, 0.5, 1.0, 3.0, 10.0]))
     def time_passes(self, seconds: float) -> None:
@@ -132,6 +115,3 @@ class KeyValuesMachine(RuleBasedStateMachine):
         assert version not in self.versions
         self.versions.add(version)
         self.model[owner, key] = Model(value, version, self.now + ttl, operation)
-
-
-TestKeyValues = KeyValuesMachine.TestCase
