@@ -1039,3 +1039,54 @@ async def test_behind_the_run_much_is_written_at_once_and_a_store_that_is_away_s
     assert 2 <= line.calls.count("record") < 30
     line.before = lambda name, args: line.die() if name == "record" else None
     assert isinstance((await executor.execute(ASKED)).exception, StoreUnavailable)
+
+
+async def test_what_is_written_behind_the_run_is_written_while_it_goes_on(shop: Shop) -> None:
+    line = Mortal(shop.store)
+    seen: list[int] = []
+
+    @tool(kind="pure")
+    async def think(item: str) -> str:
+        await anyio.sleep(0.005)
+        seen.append(line.calls.count("record"))
+        return item
+
+    steps = [wants(("think", {"item": str(number)})) for number in range(4)]
+    executor = shop.executor(*steps, DOWN, tools=[think], sessions=SessionManager(line.as_store), durability="async")
+    assert (await executor.execute(ASKED)).error_type is ErrorType.PROVIDER
+    assert seen == sorted(seen) and seen[-1] >= 3
+    away = Mortal(shop.store)
+    away.before = lambda name, args: away.die() if name == "record" else None
+    executor = shop.executor(*steps, "no", tools=[think], sessions=SessionManager(away.as_store), durability="async")
+    assert not (await executor.execute(ASKED)).success
+    shop.now += 31.0
+    executor = shop.executor("done", tools=[think], durability="async")
+    assert (await executor.execute(AGAIN, resume=Resume())).success
+
+
+async def test_where_all_are_allowed_an_agent_may_be_started_again(shop: Shop) -> None:
+    times = 0
+
+    async def agent(context: AgentContext) -> str:
+        nonlocal times
+        times += 1
+        if times == 1:
+            raise ProviderUnavailable("down")
+        return "up"
+
+    executor = AgentExecutor(agent, session_manager=shop.sessions, on_busy="allow", middleware=[retry_once])
+    assert (await executor.execute(ASKED)).output == "up"
+    assert await shop.messages() == [("user", "buy it"), ("assistant", "up")]
+
+
+async def test_durable_state_is_no_obstacle_to_a_look_at_the_run(shop: Shop) -> None:
+    key: StateKey[int] = StateKey("n", durable=True)
+
+    @reaches(resumable=True)
+    async def agent(context: AgentContext) -> str:
+        context.run.state[key] = 1
+        return str(await context.ask("?", key="k"))
+
+    await AgentExecutor(agent, session_manager=shop.sessions).execute(ASKED)
+    [run] = await shop.sessions.unfinished_runs("s", owner=ANN)
+    assert run.steps == 0
