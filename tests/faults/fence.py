@@ -61,7 +61,7 @@ class Pause:
             session=session,
             lease=LEASE,
             reconciles=False,  # an answer that holds takes an outside world that knows of the pause
-            options={"busy_timeout": 1.0},
+            options={"busy_timeout": 0.6},
         )
 
     async def run(self) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import anyio
 from anyio.to_thread import run_sync
 
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["__main__", "tests.faults.worker"])  # so that a worker is there in milliseconds
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["__main__", "tests.faults.worker"])  # so that a worker is there in milliseconds
 
 PATIENCE = 60.0  # seconds after which a worker that has not ended counts as one that hangs
 
@@ -21,8 +21,8 @@ class Worker:
     """A process, and the pipe by which it tells how far it has come."""
 
     def __init__(self, target: Callable[..., None], *args: Any) -> None:
-        self._told, theirs = _context.Pipe(duplex=False)
-        self._process = _context.Process(target=target, args=(*args, theirs), daemon=True)
+        self._told, theirs = context.Pipe(duplex=False)
+        self._process = context.Process(target=target, args=(*args, theirs), daemon=True)
         self._theirs = theirs
 
     @property

@@ -1,7 +1,7 @@
 """What the workers do: a conversation of turns, each with tools of every kind, whose every word is known beforehand."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import anyio
@@ -18,6 +18,7 @@ from agent_runtime import (
     ModelRequest,
     OnBusy,
     Owner,
+    ProviderUnavailable,
     SessionManager,
     SessionStore,
     Tool,
@@ -66,6 +67,15 @@ def answer(request: ModelRequest) -> ScriptedReply:
     turn = int(next(m for m in reversed(request.messages) if m.role == "user").content.split()[1])
     step = request.step
     return ScriptedReply(text=f"step {turn}.{step}", tool_calls=wanted(turn, step), delay=random.uniform(0, 0.002))
+
+
+def breaks_off_at(step: int) -> Callable[[ModelRequest], ScriptedReply | Exception]:
+    """A model that is gone at this step of the turn."""
+
+    def ask(request: ModelRequest) -> ScriptedReply | Exception:
+        return ProviderUnavailable("the model is gone") if request.step == step else answer(request)
+
+    return ask
 
 
 class Shop:
@@ -142,11 +152,12 @@ def executor_for(
     on_busy: OnBusy = "wait",
     durability: Durability = "sync",
     shutdown_grace: float = 10.0,
+    model: Callable[[ModelRequest], ScriptedReply | Exception] = answer,
 ) -> AgentExecutor:
     """The agent that every worker runs."""
     return AgentExecutor(
-        config=AgentConfig(name=AGENT),
-        llm_client=ScriptedLLMClient([answer], repeat=True),
+        config=AgentConfig(name=AGENT, retry_attempts=1),
+        llm_client=ScriptedLLMClient([model], repeat=True),
         tools=tools,
         session_manager=SessionManager(store, limits=limits),
         limits=limits,
