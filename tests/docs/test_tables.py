@@ -9,7 +9,7 @@ import pytest
 
 import agent_runtime
 import agent_runtime.testing
-from agent_runtime import AgentRuntimeError, EventType, Limits, Stage, StreamEvent
+from agent_runtime import AgentRuntimeError, EventType, Limits, SessionManager, Stage, StreamEvent
 from agent_runtime.lint import RULES, unreached
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -81,6 +81,13 @@ def test_every_event_type_is_named() -> None:
     page = (DOCS / "concepts/events.md").read_text("utf-8")
     named = set(re.findall(r"`([a-z_]+)`", page))
     assert {str(kind) for kind in EventType} - named <= {"any", "custom"}
+
+
+def test_every_method_of_the_session_manager_is_in_the_reference() -> None:
+    page = (DOCS / "reference/sessions.md").read_text("utf-8")
+    for_the_executor = {"acquire", "release", "renewing", "journal", "stored_runs", "record", "finish_run"}
+    methods = {name for name in dir(SessionManager) if not name.startswith("_")}
+    assert set(re.findall(r"^        - (\w+)$", page, re.MULTILINE)) == methods - for_the_executor
 
 
 @pytest.mark.parametrize("module", [agent_runtime, agent_runtime.testing], ids=lambda module: module.__name__)
