@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Self, TypeVarTuple
 
@@ -49,8 +50,10 @@ class Background:
         *args: *Ts,
         name: str | None = None,
         on_end: Callable[[], None] | None = None,
-    ) -> None:
-        """Run `function(*args)` beside the caller. `on_end` is called once when it has ended, also if it never began.
+    ) -> Callable[[], None]:
+        """Run `function(*args)` beside the caller; what is returned cancels it.
+
+        `on_end` is called once when it has ended, also if it never began.
 
         Raises `RuntimeClosed` after `aclose`, `ConfigurationError` on trio outside `async with`, and `RuntimeError`
         in another event loop than that of the jobs still running.
@@ -64,11 +67,34 @@ class Background:
         self._jobs[scope] = on_end
         if self._group is not None:
             self._group.start_soon(self._run, scope, function, args, name=name)
-            return
+            return scope.cancel
         task = asyncio.create_task(self._run(scope, function, args), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         task.add_done_callback(lambda _: self._ended(scope))  # a task cancelled before its first step never runs
+        return scope.cancel
+
+    def later(
+        self, seconds: float, function: Callable[[*Ts], Awaitable[object]], *args: *Ts, name: str | None = None
+    ) -> Callable[[], None]:
+        """Run `function(*args)` beside the caller in so many seconds; what is returned cancels it, before or after.
+
+        Until then it costs a timer. Needs asyncio. When the background is closed by then, nothing happens.
+        """
+        started: list[Callable[[], None]] = []
+
+        def begin() -> None:
+            with suppress(RuntimeClosed):
+                started.append(self.start(function, *args, name=name))
+
+        timer = asyncio.get_running_loop().call_later(seconds, begin)
+
+        def cancel() -> None:
+            timer.cancel()
+            for cancel_job in started:
+                cancel_job()
+
+        return cancel
 
     async def aclose(self) -> None:
         """Cancel the jobs and wait for them. Idempotent; cancelled, it still gives them 5 s before it returns."""

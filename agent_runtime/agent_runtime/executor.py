@@ -90,6 +90,7 @@ class AgentExecutor:
         ):
             if value not in allowed:
                 raise ConfigurationError(f"{option} is {value!r}; it must be one of {', '.join(allowed)}")
+        self._background = Background()
         self._runner = Runner(
             getattr(self.agent, "run", self.agent),
             agent_id=self.agent_id,
@@ -109,8 +110,8 @@ class AgentExecutor:
             limits=self.limits,
             check=self._check,
             timeout=timeout or self.limits.run,
+            background=lambda: self._background,
         )
-        self._background = Background()
         self._lifespan: AsyncExitStack | None = None
         self._entries = 0
 

@@ -1,12 +1,13 @@
 """A run's hold on its session: the lease, the journal, and what becomes of both when the run ends."""
 
 import logging
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from agent_runtime.background import Background, runs_on_asyncio
 from agent_runtime.context import AgentContext
 from agent_runtime.errors import (
     AgentRuntimeError,
@@ -103,25 +104,29 @@ class Hold:
         self._resume = self._history = self._token = None
         self.journal = self._new_journal()
 
-    def attended(self) -> AbstractAsyncContextManager[None]:
+    def attended(self, background: Background) -> AbstractAsyncContextManager[None]:
         """Inside, the lease is renewed, and what may be written behind the run is written."""
-        return self._attended()
-
-    @asynccontextmanager
-    async def _attended(self) -> AsyncGenerator[None]:
         if self._token is None:
-            yield
-            return
+            return nullcontext()
         limits = self._terms.limits
-        async with self._sessions.renewing(
+        behind = self._terms.durability == "async" and self.journal.durable
+        if behind or not runs_on_asyncio():
+            return self._sessions.renewing(
+                self._session_id,
+                self._token,
+                owner=self._owner,
+                seconds=limits.lease,
+                every=limits.lease_renewal,
+                beside=self._write_behind if behind else None,
+            )
+        return self._sessions.renewing_later(
             self._session_id,
             self._token,
             owner=self._owner,
             seconds=limits.lease,
             every=limits.lease_renewal,
-            beside=self._write_behind if self._terms.durability == "async" else None,
-        ):
-            yield
+            background=background,
+        )
 
     async def suspend(self) -> Suspended:
         """Keep the questions of the run; the error that ends it."""

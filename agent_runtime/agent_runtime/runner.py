@@ -8,6 +8,7 @@ import anyio
 import msgspec
 from anyio.lowlevel import checkpoint_if_cancelled
 
+from agent_runtime.background import Background
 from agent_runtime.context import AgentContext, AgentFunction
 from agent_runtime.edge import Edge
 from agent_runtime.ending import LAST_WORDS, completed, cut_short, failure_of, status_of, tell_end
@@ -54,6 +55,7 @@ class Runner:
         limits: Limits,
         check: Callable[[], None],
         timeout: float,
+        background: Callable[[], Background],
     ) -> None:
         self.runs: dict[str, Run] = {}
         self._holds: dict[str, Hold] = {}
@@ -68,6 +70,7 @@ class Runner:
         self._limits = limits
         self._check = check
         self._timeout = timeout
+        self._background = background
         self._idle: anyio.Event | None = None
         self._resources: list[object] = []
         self.compile()
@@ -269,7 +272,7 @@ class Runner:
         if hold is None:
             hold = self._holds[run.run_id] = Hold(terms, context, session_id, run.resume)
         context = await hold.enter(context)
-        async with hold.attended():
+        async with hold.attended(self._background()):
             try:
                 result = _answered(await _asked(self._answer(context)), run)
             except Suspended as error:

@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 
+from agent_runtime.background import Background
 from agent_runtime.errors import InvalidInput, SessionConflict, StoreUnavailable, Unknown
 from agent_runtime.ids import new_id
 from agent_runtime.journal import Journal
@@ -145,7 +146,7 @@ class SessionLeases(SessionAccess):
 
         async def renew() -> None:
             nonlocal lost
-            await self._renew_until_lost(session_id, token, owner, seconds, every)
+            await self._renew_until_lost(session_id, token, owner, seconds, every, anyio.current_time())
             lost = True
             group.cancel_scope.cancel()
 
@@ -159,19 +160,59 @@ class SessionLeases(SessionAccess):
                 failure = error
             group.cancel_scope.cancel()
         if lost:
-            raise SessionConflict(
-                f"the lease of session {session_id!r} was lost: this run was paused for too long, or the store was away"
-            ) from failure
+            raise _lost(session_id) from failure
         if failure is not None:
             raise failure
 
+    @asynccontextmanager
+    async def renewing_later(
+        self,
+        session_id: str,
+        token: LeaseToken,
+        *,
+        owner: Owner,
+        seconds: float,
+        every: float,
+        background: Background,
+    ) -> AsyncGenerator[None]:
+        """The same, on asyncio, without a task until the first renewal is due: most runs end before."""
+        lost = False
+
+        async def renew(taken: float) -> None:
+            nonlocal lost
+            await self._renew_until_lost(session_id, token, owner, seconds, every, taken)
+            lost = True
+            scope.cancel()
+
+        end = background.later(every, renew, anyio.current_time(), name="renew a lease")
+        try:
+            with anyio.CancelScope() as scope:
+                yield
+        except Exception as error:
+            if lost:
+                raise _lost(session_id) from error
+            raise
+        finally:
+            end()
+        if lost:
+            raise _lost(session_id)
+
     async def _renew_until_lost(
-        self, session_id: str, token: LeaseToken, owner: Owner, seconds: float, every: float
+        self,
+        session_id: str,
+        token: LeaseToken,
+        owner: Owner,
+        seconds: float,
+        every: float,
+        taken: float,
     ) -> None:
-        ends = _later(seconds)
+        """Renew a lease that was taken at `taken`, and return when it is somebody else's, or over."""
+        ends = taken + seconds
+        due = taken + every
         while (left := ends - anyio.current_time()) > 0:
-            await anyio.sleep(min(every, left))
+            await anyio.sleep(min(max(due - anyio.current_time(), 0.0), left))
             asked = anyio.current_time()
+            due = asked + every
             with suppress(StoreUnavailable, Unknown):
                 outcome = await self._ask(self._store.renew(owner, session_id, token, seconds=seconds))
                 if isinstance(outcome, Refusal):
@@ -228,6 +269,12 @@ class SessionLeases(SessionAccess):
             lambda: self._store.finish(owner, session_id, run_id, batch, ttl=self._ttl, lease=token)
         )
         return self._granted(outcome, session_id)
+
+
+def _lost(session_id: str) -> SessionConflict:
+    return SessionConflict(
+        f"the lease of session {session_id!r} was lost: this run was paused for too long, or the store was away"
+    )
 
 
 def _later(seconds: float) -> float:
