@@ -312,6 +312,21 @@ async def test_a_run_whose_lease_is_lost_ends_and_touches_nothing(world: World) 
     assert await world.sessions.messages("s", owner=ANN) == ()
 
 
+async def test_an_error_in_a_run_whose_lease_is_lost_is_the_cause(world: World) -> None:
+    async def agent(context: AgentContext) -> str:
+        world.now += 60
+        await world.sessions.acquire("s", owner=ANN, holder="other", seconds=30)
+        try:
+            await anyio.sleep(5)
+        finally:
+            raise KeyError("on the way out")
+
+    executor = AgentExecutor(agent, session_manager=world.sessions, limits=QUICK)
+    result = await executor.execute(ASKED)
+    assert isinstance(result.exception, SessionConflict)
+    assert isinstance(result.exception.__cause__, KeyError)
+
+
 async def test_a_run_that_ends_just_after_its_lease_adds_nothing(world: World) -> None:
     async def agent(context: AgentContext) -> str:
         world.now += 60
