@@ -8,7 +8,7 @@ ANSWERED = {
     *range(21, 31),  # middleware pipeline
     *(32, 33),
     *range(40, 48),  # events
-    *range(48, 56),  # sessions and checkpoints, in memory
+    *range(48, 58),  # sessions and checkpoints
     *(63, 64, 65),  # who gets in
     *(73, 75, 77),  # resilience and tools
 }

@@ -1,7 +1,9 @@
-"""What a user does with sessions and checkpoints, and what must be seen. Times are those of a clock that the test sets."""
+"""What a user does with sessions and checkpoints, and what must be seen, with each store. The clock is the test's."""
 
-from collections.abc import Awaitable, Callable, Coroutine
+import sqlite3
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -17,10 +19,12 @@ from agent_runtime import (
     NotFound,
     Owner,
     SessionManager,
+    SessionStore,
     StoredSession,
     StoreUnavailable,
     SystemEvent,
 )
+from agent_runtime_adapters.sqlite import SQLiteSessionStore
 
 ANN = Owner(tenant_id=None, user_id="ann")
 BOB = Owner(tenant_id=None, user_id="bob")
@@ -32,6 +36,20 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def store(request: pytest.FixtureRequest, clock: Clock, tmp_path: Path) -> AsyncGenerator[SessionStore]:
+    if request.param == "memory":
+        yield MemorySessionStore(clock=clock)
+        return
+    async with SQLiteSessionStore(tmp_path / "sessions.db", clock=clock) as store:
+        yield store
 
 
 class Outage(MemorySessionStore):
@@ -51,9 +69,8 @@ async def together(times: int, call: Callable[[int], Coroutine[Any, Any, None]])
             group.start_soon(call, n)
 
 
-async def test_s48_the_life_of_a_session() -> None:
-    clock = Clock()
-    sessions = SessionManager(MemorySessionStore(clock=clock), ttl=60)
+async def test_s48_the_life_of_a_session(store: SessionStore, clock: Clock) -> None:
+    sessions = SessionManager(store, ttl=60)
     session = await sessions.create(owner=ANN, agent_id="support", metadata={"lang": "de"})
     assert (session.owner, session.agent_id, session.metadata) == (ANN, "support", {"lang": "de"})
     assert (session.version, session.message_count, session.closed) == (1, 0, False)
@@ -81,21 +98,27 @@ async def test_s48_the_life_of_a_session() -> None:
     assert await sessions.get(session.session_id, owner=ANN) is None
 
 
-async def test_s48_ids_cannot_be_guessed() -> None:
-    sessions = SessionManager(MemorySessionStore())
-    ids = [(await sessions.create(owner=ANN, agent_id="a")).session_id for _ in range(1_000)]
+async def test_s48_ids_cannot_be_guessed(store: SessionStore) -> None:
+    sessions = SessionManager(store)
+    ids: list[str] = []
+
+    async def create(_: int) -> None:
+        ids.append((await sessions.create(owner=ANN, agent_id="a")).session_id)
+
+    await together(1_000, create)
     assert len(set(ids)) == 1_000
     assert all(len(session_id) == 32 for session_id in ids)
     # No digit is the same in all of them, as it would be in a clock or a counter.
     assert all(len({session_id[place] for session_id in ids}) == 16 for place in range(32))
 
 
-async def test_s49_a_session_expires_once_and_an_update_does_not_make_it_permanent() -> None:
-    clock = Clock()
+async def test_s49_a_session_expires_once_and_an_update_does_not_make_it_permanent(
+    store: SessionStore, clock: Clock
+) -> None:
     expired: list[SystemEvent] = []
     async with EventBus() as bus:
         await bus.subscribe(EventType.SESSION_EXPIRED, expired.append)
-        sessions = SessionManager(MemorySessionStore(clock=clock), ttl=1, event_bus=bus)
+        sessions = SessionManager(store, ttl=1, event_bus=bus)
         await sessions.create(owner=ANN, agent_id="a", session_id="s")
         clock.now += 0.99
         assert await sessions.exists("s", owner=ANN)
@@ -111,8 +134,8 @@ async def test_s49_a_session_expires_once_and_an_update_does_not_make_it_permane
     assert (event.session_id, event.user_id, event.agent_id) == ("s", "ann", "a")
 
 
-async def test_s50_fifty_increments_at_once_give_fifty() -> None:
-    sessions = SessionManager(MemorySessionStore())
+async def test_s50_fifty_increments_at_once_give_fifty(store: SessionStore) -> None:
+    sessions = SessionManager(store)
     await sessions.create(owner=ANN, agent_id="a", session_id="s", metadata={"n": 0})
 
     async def increment(_: int) -> None:
@@ -124,8 +147,8 @@ async def test_s50_fifty_increments_at_once_give_fifty() -> None:
     assert session.metadata == {"n": 50}
 
 
-async def test_s51_another_user_is_answered_as_if_there_were_nothing() -> None:
-    sessions = SessionManager(MemorySessionStore())
+async def test_s51_another_user_is_answered_as_if_there_were_nothing(store: SessionStore) -> None:
+    sessions = SessionManager(store)
     await sessions.create(owner=ANN, agent_id="a", session_id="s")
     await sessions.append_messages("s", [Message(role="user", content="private")], owner=ANN)
     await sessions.save_checkpoint("s", {"step": 1}, owner=ANN, checkpoint_id="c")
@@ -167,7 +190,7 @@ async def test_s51_another_user_is_answered_as_if_there_were_nothing() -> None:
     assert await sessions.latest_checkpoint("s", owner=ANN) is not None
 
 
-async def test_s52_an_outage_is_not_an_absent_session() -> None:
+async def test_s52_in_memory_an_outage_is_not_an_absent_session() -> None:
     store = Outage()
     sessions = SessionManager(store)
     store.down = True
@@ -180,8 +203,25 @@ async def test_s52_an_outage_is_not_an_absent_session() -> None:
     assert await sessions.open("s", owner=ANN, agent_id="a") == opened
 
 
-async def test_s53_a_full_store_says_so() -> None:
-    sessions = SessionManager(MemorySessionStore(), max_sessions=2)
+async def test_s52_a_file_that_another_process_keeps_locked_is_not_an_absent_session(tmp_path: Path) -> None:
+    file = tmp_path / "sessions.db"
+    other = sqlite3.connect(file, isolation_level=None)
+    other.execute("PRAGMA locking_mode = EXCLUSIVE")
+    other.execute("BEGIN EXCLUSIVE")
+    store = SQLiteSessionStore(file, busy_timeout=0.01)
+    sessions = SessionManager(store)
+    for call in (sessions.get("s", owner=ANN), sessions.open("s", owner=ANN, agent_id="a")):
+        with pytest.raises(StoreUnavailable, match="locked"):
+            await call
+    other.close()
+    async with store:
+        assert await sessions.count(owner=ANN) == 0
+        opened = await sessions.open("s", owner=ANN, agent_id="a")
+        assert await sessions.open("s", owner=ANN, agent_id="a") == opened
+
+
+async def test_s53_a_full_store_says_so(store: SessionStore) -> None:
+    sessions = SessionManager(store, max_sessions=2)
     for owner in (ANN, BOB):
         await sessions.create(owner=owner, agent_id="a")
     with pytest.raises(LimitExceeded, match="max_sessions") as refused:
@@ -189,8 +229,8 @@ async def test_s53_a_full_store_says_so() -> None:
     assert refused.value.details == {"field": "max_sessions", "limit": 2, "remaining": 0}
 
 
-async def test_s53_the_limit_per_user_holds_when_many_create_at_once() -> None:
-    sessions = SessionManager(MemorySessionStore(), max_sessions_per_user=5)
+async def test_s53_the_limit_per_user_holds_when_many_create_at_once(store: SessionStore) -> None:
+    sessions = SessionManager(store, max_sessions_per_user=5)
     refusals = 0
 
     async def create(_: int) -> None:
@@ -206,9 +246,8 @@ async def test_s53_the_limit_per_user_holds_when_many_create_at_once() -> None:
 
 
 @pytest.mark.parametrize("trial", range(20))
-async def test_s54_checkpoints_are_listed_newest_first(trial: int) -> None:
-    clock = Clock()
-    sessions = SessionManager(MemorySessionStore(clock=clock))
+async def test_s54_checkpoints_are_listed_newest_first(trial: int, store: SessionStore, clock: Clock) -> None:
+    sessions = SessionManager(store)
     await sessions.create(owner=ANN, agent_id="a", session_id="s")
     saved: list[Checkpoint] = []
     for step in range(5):
@@ -225,12 +264,12 @@ async def test_s54_checkpoints_are_listed_newest_first(trial: int) -> None:
     assert await sessions.latest_checkpoint("s", owner=ANN) is None
 
 
-async def test_s55_a_checkpoint_needs_a_session_and_its_events_are_published() -> None:
+async def test_s55_a_checkpoint_needs_a_session_and_its_events_are_published(store: SessionStore) -> None:
     seen: list[SystemEvent] = []
     async with EventBus() as bus:
         for event_type in (EventType.SESSION_CREATED, EventType.CHECKPOINT_SAVED, EventType.CHECKPOINT_RESTORED):
             await bus.subscribe(event_type, seen.append)
-        sessions = SessionManager(MemorySessionStore(), event_bus=bus)
+        sessions = SessionManager(store, event_bus=bus)
         with pytest.raises(ValueError, match="no session"):
             await sessions.save_checkpoint("s", {}, owner=ANN)
         await bus.drain()
