@@ -203,6 +203,7 @@ class Hold:
             until=self._context.deadline if self._terms.on_busy == "wait" else 0.0,
         )
         self._token = held.token
+        self._context.run.fence = held.token.fence
         self._message_count = held.session.message_count
 
     async def _take_up(self, resume: Resume) -> None:

@@ -8,6 +8,7 @@ import anyio
 import msgspec
 
 from agent_runtime.errors import ErrorType, LimitExceeded, Suspended, ToolFailed
+from agent_runtime.payload import plain_json
 from agent_runtime.records import decode_record, encode_record
 from agent_runtime.state import State
 from agent_runtime.text import repair_values
@@ -129,17 +130,30 @@ def suspension(questions: tuple[Question, ...]) -> Suspended:
     return Suspended(f"the run waits for an answer to {keys}: go on with Resume(answers={{...}})", questions=questions)
 
 
+def doubt(key: str, name: str, arguments: Mapping[str, Any]) -> Question:
+    """What is asked about a call that was started and did not end."""
+    return Question(
+        key=key,
+        kind="in_doubt",
+        text=f"Tool {name!r} was started, and nobody knows whether it ended. What became of it?",
+        details={"tool": name, "arguments": plain_json(arguments)},
+    )
+
+
 class KnownCall:
     """What is known of one tool call, by its idempotency key.
 
     Attributes:
+        arguments: What the agent passed.
         ended: What it gave.
         failure: The error with which it ended, in the process where it did.
         in_doubt: Whether it was started, or may have been, and nobody knows how it ended.
         fresh: Whether it was first made in this execution of the agent.
+        made: Whether it was made in this execution, first or again.
+        running: Whether its function is at work, here and now.
     """
 
-    __slots__ = ("_arguments", "_digest", "ended", "failure", "fresh", "in_doubt", "intended", "name")
+    __slots__ = ("_digest", "arguments", "ended", "failure", "fresh", "in_doubt", "intended", "made", "name", "running")
 
     def __init__(self, name: str, *, arguments: Mapping[str, Any] | None = None, digest: str = "") -> None:
         self.name = name
@@ -147,15 +161,16 @@ class KnownCall:
         self.failure: Exception | None = None
         self.intended = False
         self.in_doubt = False
-        self.fresh = arguments is not None
-        self._arguments = arguments
+        self.fresh = self.made = arguments is not None
+        self.running = False
+        self.arguments: Mapping[str, Any] = arguments or {}
         self._digest = digest
 
     @property
     def digest(self) -> str:
         """The digest of the arguments that the agent passed."""
         if not self._digest:
-            self._digest = digest_of(self._arguments or {})
+            self._digest = digest_of(self.arguments)
         return self._digest
 
     def replay(self) -> ToolResult:
@@ -265,6 +280,7 @@ class Journal:
         own, times = key, 1
         while (known := self.calls.get(own)) is not None:
             if known.name == name and known.digest == digest_of(arguments):
+                known.made, known.arguments = True, arguments
                 return own
             times += 1
             own = f"{key}:{times}"
@@ -301,8 +317,14 @@ class Journal:
         self._taken.clear()
         self.questions.clear()
         for known in self.calls.values():
-            known.fresh = False
+            known.fresh = known.made = False
         await self.note(Restarted())
+
+    def ask_about_doubts(self) -> None:
+        """The agent has answered: of calls that it gave up in their middle, nobody knows yet what became of them."""
+        for key, known in self.calls.items():
+            if self.durable and known.in_doubt and known.made:
+                self.questions[key] = doubt(key, known.name, known.arguments)
 
     def ask(self, question: Question) -> Suspended:
         """The run cannot go on without an answer: the error to raise."""

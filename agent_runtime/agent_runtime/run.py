@@ -46,6 +46,7 @@ class Run:
         origin: The run that this one goes on with, directly or not; its own `run_id` where it is new.
         resumed_from: The last run that worked on `origin` before this one.
         suspended: What it waits for; nothing more may start in it then.
+        fence: The fencing token of its session's lease, for other systems that it writes to; `None` without one.
         journal: What it has done so far; `None` before the agent calls anything.
         trace_id: Set by a tracing layer.
     """
@@ -57,6 +58,7 @@ class Run:
         "edge",
         "executions",
         "failure",
+        "fence",
         "handlers",
         "journal",
         "limits",
@@ -93,6 +95,7 @@ class Run:
         self.resume: Resume | None = None
         self.resumed_from: str | None = None
         self.suspended: Suspended | None = None
+        self.fence: int | None = None
         self.journal: Journal | None = None
         self.handlers = handlers
         self.limits = limits

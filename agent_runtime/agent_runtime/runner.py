@@ -277,7 +277,8 @@ class Runner:
                 result = _answered(await _asked(self._answer(context)), run)
             except Suspended as error:
                 raise await hold.suspend() from error
-            if hold.journal.questions:  # the agent asked, and something in it swallowed that
+            hold.journal.ask_about_doubts()
+            if hold.journal.questions:  # or the agent asked, and something in it swallowed that
                 raise await hold.suspend()
         task = Message(role="user", content=context.current_task)
         new = result.messages or (Message(role="assistant", content=result.output),)

@@ -178,7 +178,7 @@ def refused(refusal: Refusal, session_id: str, quota: SessionQuota) -> AgentRunt
         return _too_many(quota.max_sessions, "max_sessions")
     if refusal is Refusal.OWNER_FULL:
         return _too_many(quota.max_sessions_per_user, "max_sessions_per_user")
-    return SessionConflict(f"session {session_id!r} {_CONFLICTS[refusal]}")
+    return SessionConflict(f"session {session_id!r} {_CONFLICTS[refusal]}", retryable=refusal is Refusal.HELD)
 
 
 _CONFLICTS = {

@@ -19,9 +19,8 @@ from agent_runtime.errors import (
     safe_text,
 )
 from agent_runtime.events import EventType
-from agent_runtime.journal import Journal, KnownCall
-from agent_runtime.payload import plain_json
-from agent_runtime.types import Question, ToolResult
+from agent_runtime.journal import Journal, KnownCall, doubt
+from agent_runtime.types import ToolResult
 
 NOT_DONE = "not_done"
 
@@ -59,7 +58,7 @@ async def _start_effect(call: ToolCall, journal: Journal, known: KnownCall) -> T
     await journal.tool_intended(call.idempotency_key)
     if call.run.closed or call.run.scope.cancel_called:
         raise call.run.refusal()
-    known.in_doubt = True
+    known.in_doubt = known.running = True
     inside = msgspec.structs.replace(call, context=msgspec.structs.replace(call.context, may_ask=False))
     try:
         result = await _start(inside)
@@ -76,20 +75,38 @@ async def _start_effect(call: ToolCall, journal: Journal, known: KnownCall) -> T
     except Exception as error:
         await _keep_failure(journal, call, error)
         raise
-    await _keep(journal, call, result)
-    return result
+    else:
+        await _keep(journal, call, result)
+        return result
+    finally:
+        known.running = False
 
 
 async def _keep(journal: Journal, call: ToolCall, result: ToolResult) -> None:
-    """Record what the tool gave. It has happened: a cancellation waits for the store, which has a time limit."""
-    with anyio.CancelScope(shield=journal.durable):
-        await journal.tool_ended(call.idempotency_key, result)
+    """Record what the tool gave. It has happened: a cancellation waits for the store, for as long as one operation may."""
+    if not journal.durable:
+        return await journal.tool_ended(call.idempotency_key, result)
+    with anyio.CancelScope(deadline=anyio.current_time() + call.run.limits.store, shield=True):
+        return await journal.tool_ended(call.idempotency_key, result)
+    raise _not_kept(journal, call)
 
 
 async def _keep_failure(journal: Journal, call: ToolCall, error: Exception) -> None:
     journal.calls[call.idempotency_key].failure = error
-    with anyio.CancelScope(shield=journal.durable):
-        await journal.tool_ended(call.idempotency_key, None, safe_text(error), error_type_of(error))
+    what = safe_text(error), error_type_of(error)
+    if not journal.durable:
+        return await journal.tool_ended(call.idempotency_key, None, *what)
+    with anyio.CancelScope(deadline=anyio.current_time() + call.run.limits.store, shield=True):
+        return await journal.tool_ended(call.idempotency_key, None, *what)
+    raise _not_kept(journal, call)
+
+
+def _not_kept(journal: Journal, call: ToolCall) -> OutcomeUnknown:
+    """What the tool gave could not be stored in time: that ends the run."""
+    journal.failure = OutcomeUnknown(
+        f"what tool {call.name!r} gave could not be stored within {call.run.limits.store:g} s (Limits.store)"
+    )
+    return journal.failure
 
 
 async def _settle(call: ToolCall, journal: Journal, error: AgentRuntimeError | None = None) -> ToolResult | None:
@@ -97,20 +114,14 @@ async def _settle(call: ToolCall, journal: Journal, error: AgentRuntimeError | N
 
     `error` is how it ended here and now: then there can be no answer yet, and where nobody can be asked, it stands.
     """
-    decision = None if error is not None else journal.answers.get(call.idempotency_key)
-    if decision == NOT_DONE:
-        return None
-    if isinstance(decision, dict):
-        result = await _decided(call, journal, cast("dict[str, Any]", decision))
-        if result is not None:
-            return result
+    knows, result = (False, None) if error is not None else await _decided(call, journal)
     reconcile = getattr(call.function, "reconcile", None)
-    if reconcile is not None:
+    if not knows and reconcile is not None:
         knows, result = await _reconciled(call, journal, reconcile)
-        if knows:
-            return result
+    if knows:
+        return result
     if journal.durable:
-        raise journal.ask(_doubt(call)) from error
+        raise journal.ask(doubt(call.idempotency_key, call.name, call.arguments)) from error
     if error is not None:
         return None
     raise OutcomeUnknown(
@@ -118,26 +129,26 @@ async def _settle(call: ToolCall, journal: Journal, error: AgentRuntimeError | N
     )
 
 
-async def _decided(call: ToolCall, journal: Journal, decision: dict[str, Any]) -> ToolResult | None:
-    """The result that a person gave for the call; `None` for an answer that is none of the three, which is asked again."""
-    if isinstance(text := decision.get("result"), str):
+async def _decided(call: ToolCall, journal: Journal) -> tuple[bool, ToolResult | None]:
+    """Whether a person has said what became of the call, and its result if it has happened.
+
+    An answer that is none of the three is asked for again.
+    """
+    if journal.calls[call.idempotency_key].running:
+        raise OutcomeUnknown(f"tool {call.name!r} is at work on this very call; an effect is not started twice")
+    decision = journal.answers.get(call.idempotency_key)
+    if decision == NOT_DONE:
+        return True, None
+    answer = cast("dict[str, Any]", decision) if isinstance(decision, dict) else {}
+    if isinstance(text := answer.get("result"), str):
         result = ToolResult(content=text)
         await _keep(journal, call, result)
-        return result
-    if isinstance(text := decision.get("error"), str):
+        return True, result
+    if isinstance(text := answer.get("error"), str):
         failure = ToolFailed(text)
         await _keep_failure(journal, call, failure)
         raise failure
-    return None
-
-
-def _doubt(call: ToolCall) -> Question:
-    return Question(
-        key=call.idempotency_key,
-        kind="in_doubt",
-        text=f"Tool {call.name!r} was started, and nobody knows whether it ended. What became of it?",
-        details={"tool": call.name, "arguments": plain_json(call.arguments)},
-    )
+    return False, None
 
 
 async def _reconciled(call: ToolCall, journal: Journal, reconcile: Any) -> tuple[bool, ToolResult | None]:

@@ -1090,3 +1090,109 @@ async def test_durable_state_is_no_obstacle_to_a_look_at_the_run(shop: Shop) -> 
     await AgentExecutor(agent, session_manager=shop.sessions).execute(ASKED)
     [run] = await shop.sessions.unfinished_runs("s", owner=ANN)
     assert run.steps == 0
+
+
+@pytest.mark.parametrize("session_id", ["s", None])
+async def test_an_effect_that_is_at_work_is_not_started_beside_itself(shop: Shop, session_id: str | None) -> None:
+    refused: list[Exception] = []
+
+    @tool
+    async def charge(amount: int) -> str:
+        shop.done.append("charge")
+        await anyio.wait_all_tasks_blocked()
+        return "charged"
+
+    @tool_middleware
+    async def hedge(call: ToolCall, call_next: CallNext[ToolCall, ToolResult]) -> ToolResult:
+        results: list[ToolResult] = []
+
+        async def one() -> None:
+            try:
+                results.append(await call_next(call))
+            except OutcomeUnknown as error:
+                refused.append(error)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(one)
+            group.start_soon(one)
+        return results[0]
+
+    executor = shop.executor(CHARGE, "done", tools=[charge], middleware=[hedge])
+    assert (await executor.execute(ASKED.replace(session_id=session_id))).success
+    assert shop.done == ["charge"]
+    assert [str(error) for error in refused] == [
+        "tool 'charge' is at work on this very call; an effect is not started twice"
+    ]
+
+
+async def test_an_effect_that_a_layer_gave_up_is_asked_about_before_the_run_ends(shop: Shop) -> None:
+    @tool_middleware
+    async def impatient(call: ToolCall, call_next: CallNext[ToolCall, ToolResult]) -> ToolResult:
+        with anyio.move_on_after(0.02):
+            return await call_next(call)
+        return ToolResult(content="too slow", is_error=True)
+
+    @tool
+    async def charge(amount: int) -> str:
+        shop.done.append("charge")
+        await anyio.sleep_forever()
+        return "never"
+
+    executor = shop.executor(CHARGE, "done", "never asked", tools=[charge], middleware=[impatient])
+    [question] = (await executor.execute(ASKED)).questions
+    assert (question.kind, question.details) == ("in_doubt", {"tool": "charge", "arguments": {"amount": 3}})
+    result = await executor.execute(AGAIN, resume=Resume(answers={question.key: {"result": "paid"}}))
+    assert result.output == "done"
+    assert [text for role, text in await shop.messages() if role == "tool"] == ["paid"]
+    assert shop.done == ["charge"]
+    plain = await shop.executor(CHARGE, "done", tools=[charge], middleware=[impatient]).execute(
+        ASKED.replace(session_id=None)
+    )
+    assert plain.output == "done"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_store_that_takes_too_long_over_a_result_ends_the_run_in_time(shop: Shop, fails: bool) -> None:
+    @tool
+    async def charge(amount: int) -> str:
+        shop.done.append("charge")
+        line.hang = True
+        if fails:
+            raise ToolFailed("declined")
+        return "charged"
+
+    class Hanging(Mortal):
+        hang = False
+
+        def __getattr__(self, name: str) -> Any:
+            operation = super().__getattr__(name)
+
+            async def late(*args: Any, **options: Any) -> object:
+                if self.hang and name == "record":
+                    await anyio.sleep_forever()
+                return await operation(*args, **options)
+
+            return late
+
+    line = Hanging(shop.store)
+    executor = shop.executor(
+        CHARGE, "no", tools=[charge], sessions=SessionManager(line.as_store), limits=Limits(store=0.05)
+    )
+    result = await executor.execute(ASKED)
+    assert isinstance(result.exception, OutcomeUnknown)
+    assert "what tool 'charge' gave could not be stored within 0.05 s" in str(result.exception)
+    assert result.execution_time_ms < 1_000
+
+
+async def test_a_run_knows_the_fencing_token_of_its_session(shop: Shop) -> None:
+    fences: list[int | None] = []
+
+    async def agent(context: AgentContext) -> str:
+        fences.append(context.run.fence)
+        return "done"
+
+    executor = AgentExecutor(agent, session_manager=shop.sessions)
+    for session_id in ("s", "s", None):
+        await executor.execute(ASKED.replace(session_id=session_id))
+    first, second, none = fences
+    assert none is None and first is not None and second is not None and second > first
