@@ -36,9 +36,10 @@ async def after_a_crash(store: SessionStore, witness: Witness, session: str, tal
         if line.what in ("acquired", "acknowledged") and line.number:
             acknowledged[line.run][line.number] = line.digests[0]
     turns = await finished_turns(sessions, session)
-    gone = acknowledged.keys() - stored.keys()
-    if len(gone) != turns:
-        tally.wrong(LOST, f"{session}: {len(gone)} runs are gone, and the conversation has {turns} turns")
+    gone = [max(entries) for run, entries in acknowledged.items() if run not in stored]
+    sure = sum(last > 1 for last in gone)  # a run that had only begun when it failed is given up
+    if not sure <= turns <= len(gone):
+        tally.wrong(LOST, f"{session}: {sure} to {len(gone)} runs are gone, and the conversation has {turns} turns")
     for run, entries in stored.items():
         for number, value in acknowledged[run].items():
             if entries[number - 1 : number] != [value]:
@@ -55,10 +56,10 @@ async def _in_doubt(
         journal = await sessions.journal(session, run, owner=OWNER)
         doubtful |= {key for key, known in journal.calls.items() if known.in_doubt}
         ended |= {key for key, known in journal.calls.items() if known.ended is not None}
-    for line in lines:
-        if line.what == "start" and line.tool in EFFECTS and line.keys[0].partition(":")[0] in runs:
-            if line.keys[0] not in doubtful | ended:
-                tally.wrong(SILENT, f"{session}: {line.tool} {line.keys[0]} was started, and the store does not know")
+    undecided = {line.keys[0]: line.what for line in lines if line.what == "decided" or line.tool in EFFECTS}
+    for key, last in undecided.items():
+        if last != "decided" and key.partition(":")[0] in runs and key not in doubtful | ended:
+            tally.wrong(SILENT, f"{session}: {key} was started, and the store does not know")
     return doubtful
 
 

@@ -1,6 +1,7 @@
 """What a program of this folder has found, as one line of the scorecard."""
 
 import argparse
+import logging
 import os
 import platform
 import sqlite3
@@ -124,6 +125,7 @@ def main(program: Program, stores: Mapping[str, object], *, count: int, descript
     parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000)
     parser.add_argument("--report", type=Path, help="write the figure as JSON")
     options = parser.parse_args()
+    logging.disable(logging.WARNING)  # the runtime says what it could not store; here that is the plan
     figure = anyio.run(program, options.store, options.n, options.seed)
     print(figure)
     if options.report is not None:
