@@ -223,7 +223,7 @@ class Journal:
         self._noted = 0
         self._written = 0
         self._sending: tuple[int, bytes] | None = None
-        self._lock = anyio.Lock(fast_acquire=True)
+        self._lock: anyio.Lock | None = None  # made when it is needed: that takes longer than all the rest
         self._more: anyio.Event | None = None
 
     # Reading
@@ -339,27 +339,26 @@ class Journal:
         await self.note(ModelAnswered(step=step, response=response), behind=True)
 
     async def tool_intended(self, key: str) -> None:
-        """An `effect` tool is about to start; on return that is stored, whatever the durability."""
+        """An `effect` tool is about to start; on return that is stored, unless the durability is `"exit"`."""
         known = self.calls[key]
         self.answers.pop(key, None)
         known.ended = known.failure = None
         known.in_doubt = False
-        if self.durable:
-            known.intended = True
-            await self.note(ToolIntended(key=key, name=known.name, digest=known.digest))
+        known.intended = True
+        await self.note(ToolIntended(key=key, name=known.name, digest=known.digest))
 
-    async def tool_ended(
+    def end(
         self, key: str, result: ToolResult | None, error: str = "", error_type: ErrorType | None = None
-    ) -> None:
-        """The call gave `result`, or `error` for the model."""
+    ) -> ToolEnded:
+        """The call gave `result`, or `error` for the model; whatever is in a store, this run knows it from here on."""
         known = self.calls[key]
         digest = known.digest if self.durable else ""
-        known.ended = ToolEnded(
-            key=key, name=known.name, digest=digest, result=result, error=error, error_type=error_type
-        )
         known.in_doubt = False
         self.steps += 1
-        await self.note(known.ended, behind=True)
+        ended = known.ended = ToolEnded(
+            key=key, name=known.name, digest=digest, result=result, error=error, error_type=error_type
+        )
+        return ended
 
     async def note(self, *items: JournalItem, behind: bool = False) -> None:
         """Have `items` stored; `behind` says that the run need not wait for it where the durability allows that.
@@ -386,8 +385,9 @@ class Journal:
         save = self._save
         assert save is not None
         until = self._noted
+        lock = self._lock = self._lock or anyio.Lock(fast_acquire=True)
         try:
-            async with self._lock:
+            async with lock:
                 while self._written < until:
                     if self._sending is None:
                         self._sending = (len(self._pending), self._entry())

@@ -19,7 +19,7 @@ from agent_runtime.errors import (
     safe_text,
 )
 from agent_runtime.events import EventType
-from agent_runtime.journal import Journal, KnownCall, doubt
+from agent_runtime.journal import Journal, KnownCall, ToolEnded, doubt
 from agent_runtime.types import ToolResult
 
 NOT_DONE = "not_done"
@@ -46,18 +46,19 @@ async def invoke(call: ToolCall) -> ToolResult:
         settled = await _settle(call, journal)
         if settled is not None:
             return settled
-    if not effect:
-        result = await _start(call)
-        if journal.durable:
-            await _keep(journal, call, result)
-        return result
-    return await _start_effect(call, journal, known)
+    if effect:
+        return await _start_effect(call, journal, known)
+    result = await _start(call)
+    if journal.durable:
+        await _keep(journal, call, result)
+    return result
 
 
 async def _start_effect(call: ToolCall, journal: Journal, known: KnownCall) -> ToolResult:
-    await journal.tool_intended(call.idempotency_key)
-    if call.run.closed or call.run.scope.cancel_called:
-        raise call.run.refusal()
+    if journal.durable:
+        await journal.tool_intended(call.idempotency_key)
+        if call.run.closed or call.run.scope.cancel_called:
+            raise call.run.refusal()
     known.in_doubt = known.running = True
     inside = msgspec.structs.replace(call, context=msgspec.structs.replace(call.context, may_ask=False))
     try:
@@ -83,21 +84,23 @@ async def _start_effect(call: ToolCall, journal: Journal, known: KnownCall) -> T
 
 
 async def _keep(journal: Journal, call: ToolCall, result: ToolResult) -> None:
-    """Record what the tool gave. It has happened: a cancellation waits for the store, for as long as one operation may."""
-    if not journal.durable:
-        return await journal.tool_ended(call.idempotency_key, result)
-    with anyio.CancelScope(deadline=anyio.current_time() + call.run.limits.store, shield=True):
-        return await journal.tool_ended(call.idempotency_key, result)
-    raise _not_kept(journal, call)
+    """Record what the tool gave."""
+    ended = journal.end(call.idempotency_key, result)
+    if journal.durable:
+        await _store(journal, call, ended)
 
 
 async def _keep_failure(journal: Journal, call: ToolCall, error: Exception) -> None:
+    ended = journal.end(call.idempotency_key, None, safe_text(error), error_type_of(error))
     journal.calls[call.idempotency_key].failure = error
-    what = safe_text(error), error_type_of(error)
-    if not journal.durable:
-        return await journal.tool_ended(call.idempotency_key, None, *what)
+    if journal.durable:
+        await _store(journal, call, ended)
+
+
+async def _store(journal: Journal, call: ToolCall, ended: ToolEnded) -> None:
+    """It has happened: a cancellation waits for the store, for as long as one operation may take."""
     with anyio.CancelScope(deadline=anyio.current_time() + call.run.limits.store, shield=True):
-        return await journal.tool_ended(call.idempotency_key, None, *what)
+        return await journal.note(ended, behind=True)
     raise _not_kept(journal, call)
 
 
