@@ -84,15 +84,15 @@ def test_the_version_is_that_of_the_distribution(tmp_path: Path) -> None:
 def test_every_command_has_a_whole_line_of_help_at_60_columns(tmp_path: Path) -> None:
     done = run_program("--help", cwd=tmp_path, COLUMNS="60")
     commands = done.stdout.partition("Commands:\n")[2].splitlines()
-    assert [line.split()[0] for line in commands] == ["run", "demo", "explain", "lint", "doctor"]
+    assert [line.split()[0] for line in commands] == ["run", "chat", "resume", "demo", "explain", "lint", "doctor", "sessions"]
     assert all(line.endswith(".") and not line.endswith("...") for line in commands)
     assert all(len(line) <= 60 for line in done.stdout.splitlines())
 
 
-@pytest.mark.parametrize("command", ["run", "demo"])
+@pytest.mark.parametrize("command", ["run", "chat", "resume", "sessions", "demo"])
 def test_the_exit_codes_are_in_the_help(command: str) -> None:
     words = " ".join(invoke(command, "--help").stdout.split())
-    assert re.search(r"Exit codes: 0 success; 1 .*; 2 .*; 130 .*; 141 .*\.", words)
+    assert re.search(r"Exit codes: 0 success; 1 .*; 2 .*; 3 .*; 130 .*; 141 .*\.", words)
 
 
 def test_an_unknown_command_is_wrong_use() -> None:

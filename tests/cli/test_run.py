@@ -78,7 +78,7 @@ def test_a_run_that_takes_too_long_fails_with_its_deadline(in_app_folder: None) 
         (("app.py:executor", "x"), "error: there is no module 'app.py'"),
         (("app.py:executor", "x"), "hint:  name the module without .py: app\n"),
         (("incomplete:value", "x"), "error: module 'incomplete' needs 'no_such_library', which is not installed"),
-        (("app:executor", "x", "--session", "s1"), "error: --session: app:executor has no session_manager"),
+        (("app:who", "x", "--session", "s1", "--db", "x.db"), "error: --db: app:who has a session_manager"),
         (("app:executor", "x", "--timeout", "0"), "error: --timeout: 0 is not a number of seconds above zero"),
         (("app:executor", "x", "--timeout", "nan"), "error: --timeout: nan is not"),
         (("app:executor",), "Missing argument 'TASK'"),

@@ -10,12 +10,15 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from agent_runtime_adapters.cli.chat import chat
 from agent_runtime_adapters.cli.demo import demo
 from agent_runtime_adapters.cli.doctor import doctor
 from agent_runtime_adapters.cli.exits import EXIT_CODES, leave, told
 from agent_runtime_adapters.cli.explain import explain
 from agent_runtime_adapters.cli.lint import lint
+from agent_runtime_adapters.cli.resume import resume
 from agent_runtime_adapters.cli.run import run
+from agent_runtime_adapters.cli.sessions import sessions
 
 
 class _Commands(TyperGroup):
@@ -52,17 +55,23 @@ def _root(
     pass
 
 
-for _command in (run, demo, explain, lint, doctor):
-    app.command()(_command)
+app.command()(run)
+app.command()(chat)
+app.command()(resume)
+app.add_typer(sessions, name="sessions")
+app.command()(demo)
+app.command()(explain)
+app.command()(lint)
+app.command()(doctor)
 
 
 def start() -> None:
     """Run the command of this process's arguments, and exit."""
     sys.stdout = sys.stdout or Path(os.devnull).open("w")  # closed by whoever started us
     sys.stderr = sys.stderr or Path(os.devnull).open("w")
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that cannot show a letter shows a question mark
+            stream.reconfigure(errors="replace")  # a letter that cannot be read or shown becomes a question mark
     try:
         with told():
             app(prog_name="agent-runtime")

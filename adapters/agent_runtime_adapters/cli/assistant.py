@@ -14,7 +14,7 @@ from agent_runtime_middleware.logging import LoggingMiddleware, LogRecord
 from agent_runtime_middleware.retry import RetryMiddleware
 from agent_runtime_middleware.timeout import TimeoutMiddleware
 
-_PROMPT = (
+PROMPT = (
     "You answer questions about a folder of documents. Search it first, read the passages that fit, and answer from them "
     "only, in a few sentences in plain text. Name the file and line of what you use as file:line. When the documents do "
     "not answer the question, say so."
@@ -36,7 +36,7 @@ def assistant(
 ) -> AgentExecutor:
     """The agent inside Logging, Auth, Retry and Timeout, in the order in which `lint` finds nothing."""
     return AgentExecutor(
-        config=AgentConfig(name="docs", system_prompt=_PROMPT, timeout=run_timeout + 1),
+        config=AgentConfig(name="docs", system_prompt=PROMPT, timeout=run_timeout + 1),
         llm_client=client,
         tools=tools,
         middleware=[

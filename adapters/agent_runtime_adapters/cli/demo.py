@@ -18,7 +18,7 @@ from agent_runtime_adapters.cli.streaming import run_to_end, streamed
 from agent_runtime_adapters.cli.terminal import Answer, Progress, console
 from agent_runtime_adapters.cli.tour import Tour, demo_key, own_questions
 
-_PACE = 0.012  # seconds after each word on a terminal: as fast as one reads
+PACE = 0.012  # seconds after each word on a terminal: as fast as one reads
 _QUESTIONS = (
     "In which order do the layers of an onion run?",
     "How are API keys stored?",
@@ -38,7 +38,7 @@ def demo(
     """Answer questions about Markdown files."""
     library = read_library(default_docs() if docs is None else docs)
     choice = chosen(os.environ)
-    client = model_client(choice, pace=_PACE if console().is_terminal else 0.0)
+    client = model_client(choice, pace=PACE if console().is_terminal else 0.0)
     if question is not None:
         run_to_end(_answer, question, library, client, choice)
         return

@@ -4,24 +4,25 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
 import typer
 
-from agent_runtime import AgentRuntimeError, ConfigurationError
+from agent_runtime import AgentResult, AgentRuntimeError, ConfigurationError, Question
 from agent_runtime_adapters.cli.terminal import complain, notice
 
 FAILED = 1
 USAGE = 2
+WAITS = 3
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 
 EXIT_CODES = (
     "Exit codes: 0 success; 1 the run failed, or a check found something; 2 wrong usage or configuration; "
-    "130 interrupted; 141 the reader of the output went away."
+    "3 the run waits for an answer; 130 interrupted; 141 the reader of the output went away."
 )
 
 
@@ -32,6 +33,15 @@ class CommandFailed(Exception):
         super().__init__(message)
         self.hint = hint
         self.code = code
+
+
+class Waits(Exception):
+    """A run waits for the answers to `questions`; `result` is how it ended, where it ran at all."""
+
+    def __init__(self, questions: Sequence[Question], result: AgentResult | None = None) -> None:
+        super().__init__("the run waits for an answer")
+        self.questions = questions
+        self.result = result
 
 
 class Interrupted(Exception):

@@ -1,6 +1,7 @@
-"""The one place of the command line that imports late: what only the demo needs, and what takes long to import."""
+"""The one place of the command line that imports late: what few commands need, and what takes long to import."""
 
 import importlib
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from agent_runtime_adapters.cli.exits import CommandFailed
@@ -27,6 +28,12 @@ def endpoint() -> "type[Endpoint]":
     """The question whether a model's endpoint answers; `CommandFailed` when its library is missing."""
     found: type[Endpoint] = _late("agent_runtime_adapters.cli.endpoint", extra="openai").Endpoint
     return found
+
+
+def line_editing() -> None:
+    """Have `input` edit its line and know the ones before, where this Python can."""
+    with suppress(ImportError):
+        importlib.import_module("readline")
 
 
 def _late(module: str, *, extra: str) -> Any:

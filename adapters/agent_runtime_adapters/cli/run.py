@@ -1,15 +1,16 @@
 """`agent-runtime run`: one task through an executor of yours."""
 
 import math
-import os
 from typing import Annotated
 
 import anyio
 import msgspec
 import typer
 
-from agent_runtime import AgentContext, AgentExecutor, AgentResult, Secret
-from agent_runtime_adapters.cli.exits import EXIT_CODES, FAILED, CommandFailed
+from agent_runtime import AgentContext, AgentExecutor, AgentResult
+from agent_runtime_adapters.cli.exits import EXIT_CODES, FAILED, WAITS, CommandFailed
+from agent_runtime_adapters.cli.place import DEFAULT_USER, Database, Place, credential, remembering
+from agent_runtime_adapters.cli.questions import told
 from agent_runtime_adapters.cli.streaming import run_to_end, streamed
 from agent_runtime_adapters.cli.target import load_executor
 from agent_runtime_adapters.cli.terminal import Answer, Progress
@@ -27,6 +28,7 @@ def run(
     ] = None,
     tenant: Annotated[str | None, typer.Option(metavar="NAME", help="The user's tenant.")] = None,
     session: Annotated[str | None, typer.Option(metavar="ID", help="The conversation to go on with.")] = None,
+    db: Database = None,
     api_key_env: Annotated[
         str | None, typer.Option(metavar="NAME", help="The environment variable that holds the credential.")
     ] = None,
@@ -35,27 +37,30 @@ def run(
     no_stream: Annotated[bool, typer.Option("--no-stream", help="Print the answer at the end, in one piece.")] = False,
 ) -> None:
     """Run a task through an executor of yours."""
-    executor = load_executor(target)
-    if session is not None and executor.session_manager is None:
-        raise CommandFailed(f"--session: {target} has no session_manager, so nothing would be remembered")
+    executor = load_executor(target) if session is None else remembering(target, db)
     if timeout is not None and not 0 < timeout < math.inf:
         raise CommandFailed(f"--timeout: {timeout:g} is not a number of seconds above zero")
-    credential = None if api_key_env is None else _credential(api_key_env)
+    key = None if api_key_env is None else credential(api_key_env)
     context = AgentContext(
         current_task=task,
-        user_id=user or ("" if credential else "local"),
+        user_id=user or ("" if key else DEFAULT_USER),
         tenant_id=tenant,
         session_id=session,
-        credential=credential,
+        credential=key,
     )
     result = run_to_end(_execute, executor, context, timeout, not (as_json or no_stream))
     if as_json:
-        record = msgspec.to_builtins(result.to_record())  # leaves out what has its default, and a success is one
-        typer.echo(msgspec.json.encode({"success": result.success, **record}).decode())
+        print_json(result)
     elif no_stream and result.success:
         answer = Answer()
         answer.write(result.output)
         answer.end()
+    if result.questions:
+        place = Place(
+            session or "", user=user or DEFAULT_USER, tenant=tenant, target=target, db=db, api_key_env=api_key_env
+        )
+        told(result.questions, place.command("resume"))
+        raise typer.Exit(WAITS)
     if not result.success:
         raise failure(result)
 
@@ -77,8 +82,7 @@ def failure(result: AgentResult) -> CommandFailed:
     return CommandFailed(f"{result.error} ({result.error_type})", hint=again or None, code=FAILED)
 
 
-def _credential(name: str) -> Secret:
-    value = os.environ.get(name)
-    if not value:
-        raise CommandFailed(f"--api-key-env: the environment variable {name} is not set")
-    return Secret(value)
+def print_json(result: AgentResult) -> None:
+    """Print a result as one JSON document."""
+    record = msgspec.to_builtins(result.to_record())  # leaves out what has its default, and a success is one
+    typer.echo(msgspec.json.encode({"success": result.success, **record}).decode())

@@ -1,6 +1,7 @@
 """One streamed run, shown as it happens."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ from agent_runtime import (
     AgentResult,
     AgentRuntimeError,
     ConsumerGone,
+    Resume,
     StreamEvent,
     TextDelta,
     ToolStarted,
@@ -23,7 +25,12 @@ T = TypeVar("T")
 
 
 async def streamed(
-    executor: AgentExecutor, context: AgentContext, answer: Answer, progress: Progress | None = None
+    executor: AgentExecutor,
+    context: AgentContext,
+    answer: Answer,
+    progress: Progress | None = None,
+    *,
+    resume: Resume | None = None,
 ) -> AgentResult:
     """Run `context`, write the text as it comes, and return the result, also of a run that failed.
 
@@ -38,7 +45,7 @@ async def streamed(
             progress.say("tool", event.name)
 
     try:
-        result = await executor.execute(context, emit=show)
+        result = await executor.execute(context, emit=show, resume=resume)
     finally:
         answer.end()
     if isinstance(result.exception, ConsumerGone) and result.exception.__cause__ is not None:
@@ -49,9 +56,17 @@ async def streamed(
 def run_to_end(function: Callable[..., Coroutine[Any, Any, T]], *arguments: Any) -> T:
     """Run `function` in an event loop. Ctrl-C cancels it, and is `Interrupted` once it has cleaned up."""
     try:
-        return anyio.run(partial(function, *arguments))
+        with failed_run():
+            return anyio.run(partial(function, *arguments))
     except KeyboardInterrupt:
         raise Interrupted("interrupted; the run was cancelled") from None
+
+
+@contextmanager
+def failed_run() -> Generator[None]:
+    """Inside, a bug in the agent, a tool or a layer becomes `CommandFailed`."""
+    try:
+        yield
     except (AgentRuntimeError, CommandFailed, OSError):
         raise
     except Exception as error:

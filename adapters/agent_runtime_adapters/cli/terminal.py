@@ -42,8 +42,9 @@ def entry(out: Console, label: Text, words: str, *, column: int, indent: int = 0
     for place, line in enumerate(lines):
         start = label.copy() if place == 0 else Text()
         start.pad_right(column - start.cell_len)
-        line.rstrip()
-        out.print(Text(" " * indent) + start + line, soft_wrap=True)
+        whole = Text(" " * indent) + start + line
+        whole.rstrip()
+        out.print(whole, soft_wrap=True)
 
 
 def printable(text: str) -> str:
@@ -88,6 +89,7 @@ class Answer:
     def end(self) -> None:
         """Finish the last line."""
         self._flush_word()
+        self._space = ""
         if self._column:
             self._put("\n")
             self._column = 0
