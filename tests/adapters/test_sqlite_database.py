@@ -417,6 +417,19 @@ def test_a_process_made_by_fork_is_told_to_open_its_own(path: Path) -> None:
     run_python(program, path)
 
 
+async def test_another_process_is_one_with_another_number(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with no_leaks():
+        database = SQLiteDatabase(path)
+        await database.write(make_table)
+        with monkeypatch.context() as patch:
+            patch.setattr("os.getpid", lambda: -1)
+            with pytest.raises(ConfigurationError, match="made by fork"):
+                await database.read(numbers)
+            await database.aclose()
+        assert await database.read(numbers) == []
+        await database.aclose()
+
+
 def test_a_program_that_just_ends_has_done_each_job_as_a_whole_or_not_at_all(path: Path) -> None:
     program = """
         import sys, anyio
@@ -642,6 +655,33 @@ async def test_a_file_without_its_tables_is_damaged(path: Path) -> None:
     async with SQLiteDatabase(path) as database:
         with pytest.raises(CorruptRecord, match="its tables were changed"):
             await database.read(lambda connection: connection.execute("SELECT * FROM sessions"))
+
+
+async def test_a_schema_that_is_damaged_is_told(path: Path) -> None:
+    async with SQLiteDatabase(path) as database:
+        await database.write(make_table)
+    content = await anyio.Path(path).read_bytes()
+    await anyio.Path(path).write_bytes(content.replace(b"CREATE TABLE numbers", b"CREATE \xffABLE numbers"))
+    assert isinstance(await refusal_of(path), CorruptRecord)
+
+
+async def test_a_large_file_is_opened_without_reading_all_of_it(path: Path) -> None:
+    async with SQLiteDatabase(path, synchronous="NORMAL") as database:
+        await database.write(make_table)
+        await database.write(partial(add, number=1, size=9_000_000))
+    statements: list[str] = []
+
+    def connect(*arguments: Any, **options: Any) -> Connection:
+        connection = sqlite3.Connection(*arguments, **options)
+        connection.set_trace_callback(statements.append)
+        return connection
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sqlite3, "connect", connect)
+        async with SQLiteDatabase(path) as database:
+            assert await database.read(numbers) == [1]
+    assert "PRAGMA journal_mode = WAL" in statements
+    assert not any("check(" in statement for statement in statements)
 
 
 async def test_a_file_that_is_taken_away_or_replaced_is_told(path: Path) -> None:

@@ -312,6 +312,16 @@ async def test_an_entry_and_a_run_that_were_changed_are_told_when_they_are_writt
         await store.record(ANN, "s", "other", 1, b"", ttl=TTL, lease=lease)
 
 
+async def test_a_turn_whose_place_was_changed_is_told_when_it_is_repeated(store: SQLiteSessionStore) -> None:
+    await converse(store)
+    await store.database.write(
+        lambda connection: execute(connection, "UPDATE messages SET first = 'x' WHERE first = 0")
+    )
+    with pytest.raises(CorruptRecord, match="the place of a part is no number"):
+        for number in range(2):
+            await append(store, f"turn-{number}")
+
+
 async def test_an_expired_session_whose_owner_cannot_be_read_is_told(store: SQLiteSessionStore, clock: Clock) -> None:
     await furnish(store)
     await store.database.write(lambda connection: execute(connection, "UPDATE sessions SET owner = x'00'"))
