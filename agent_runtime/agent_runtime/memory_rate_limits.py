@@ -38,8 +38,8 @@ class MemoryRateLimitStore:
         now = self._now()
         cells = [self._cell(charge, now) for charge in charges]
         taken = admit(charges, cells, now)
-        for cell, allowance in zip(cells, taken.allowances, strict=True):
-            self._expiry.set(cell, now + allowance.reset_after)
+        for place, cell in enumerate(cells):
+            self._expiry.set(cell, now + taken.allowances[place].reset_after)
         return taken
 
     async def peek(self, charges: Sequence[Charge]) -> Taken:

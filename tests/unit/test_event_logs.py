@@ -57,6 +57,16 @@ async def test_all_logs_together_are_bounded_and_the_expired_go_first() -> None:
     assert await log.delete_all(OWNER) == 2
 
 
+async def test_what_has_expired_is_not_counted_before_anybody_has_freed_it() -> None:
+    clock = Clock()
+    log = MemoryEventLog(clock=clock)
+    for n in range(300):
+        await begin(log, f"s{n}", ttl=1)
+    await begin(log, "s")
+    clock.now += 2
+    assert await log.delete_all(OWNER) == 1
+
+
 async def test_an_expired_log_begins_again_before_anybody_has_freed_it() -> None:
     clock = Clock()
     log = MemoryEventLog(clock=clock)

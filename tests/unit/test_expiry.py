@@ -55,3 +55,14 @@ def test_what_is_removed_long_before_its_time_takes_no_room() -> None:
         queue.set(entry, 100)
         queue.remove(entry)
     assert len(vars(queue)["_heap"]) < 100
+
+
+def test_what_is_due_all_at_once_comes_in_parts() -> None:
+    queue: ExpiryQueue[Entry] = ExpiryQueue()
+    entries = {Entry() for _ in range(250)}
+    for entry in entries:
+        queue.set(entry, 1)
+    parts = [queue.due(1) for _ in range(4)]
+    assert [len(part) for part in parts] == [100, 100, 50, 0]
+    assert {entry for part in parts for entry in part} == entries
+    assert queue.due(0) == ()

@@ -80,6 +80,16 @@ async def test_what_has_expired_takes_no_room_though_nobody_asks_for_it() -> Non
     assert vars(store)["_bytes"] == 0
 
 
+async def test_what_has_expired_is_not_counted_before_anybody_has_freed_it() -> None:
+    clock = Clock()
+    store = MemoryKeyValueStore(clock=clock)
+    for n in range(300):
+        await store.set(OWNER, f"k{n}", b"", ttl=1)
+    await store.set(OWNER, "k", b"", ttl=60)
+    clock.now += 2
+    assert await store.delete_all(OWNER) == 1
+
+
 async def test_an_expired_value_is_set_again_before_anybody_has_freed_it() -> None:
     clock = Clock()
     store = MemoryKeyValueStore(clock=clock)

@@ -12,6 +12,7 @@ from agent_runtime import (
     InvalidInput,
     LimitExceeded,
     MemoryRateLimitStore,
+    RateCell,
     RateLimit,
     Settlement,
 )
@@ -61,6 +62,12 @@ def test_a_cost_is_a_number_from_zero(cost: float) -> None:
 def test_what_was_used_is_a_number_from_zero(used: float) -> None:
     with pytest.raises(InvalidInput, match="not below 0"):
         Settlement(charge=charge(), used=used)
+
+
+def test_a_cell_never_has_more_than_the_whole_burst_to_give() -> None:
+    cell = RateCell(level=3, at=0)
+    cell.settle(Settlement(charge=charge(cost=4), used=0), now=0)
+    assert cell.level == 0
 
 
 def test_a_store_that_counts_nothing_is_refused() -> None:
