@@ -61,7 +61,7 @@ class AgentContext(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         user_id: Whose run it is, 1–255 printable characters. Empty: the Auth layer must say.
         tenant_id: The user's tenant, where there are tenants.
         session_id: The conversation, `[A-Za-z0-9_-]{1,128}`; `None` for a run without memory.
-        current_task: What the user asks.
+        current_task: What the user asks; may be left out where a run is resumed.
         messages: The conversation before the task.
         metadata: The caller's JSON values; copied and checked at entry, read-only for layers, never trusted.
         credential: What the caller presents; the Auth layer takes it and removes it.
@@ -73,7 +73,7 @@ class AgentContext(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         may_ask: False inside an `effect` tool, which cannot be suspended.
     """
 
-    current_task: str
+    current_task: str = ""
     agent_id: str = ""
     user_id: str = ""
     tenant_id: str | None = None

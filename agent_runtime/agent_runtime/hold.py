@@ -19,7 +19,8 @@ from agent_runtime.errors import (
     error_type_of,
 )
 from agent_runtime.events import EventType
-from agent_runtime.journal import Asked, Began, Durability, Journal, suspension
+from agent_runtime.journal import Durability, Journal, suspension
+from agent_runtime.journal_items import Asked, Began
 from agent_runtime.limits import Limits
 from agent_runtime.payload import copy_json, plain_json
 from agent_runtime.session_store import LeaseToken, StoredRun

@@ -19,7 +19,8 @@ from agent_runtime.errors import (
     safe_text,
 )
 from agent_runtime.events import EventType
-from agent_runtime.journal import Journal, KnownCall, ToolEnded, doubt
+from agent_runtime.journal import Journal, KnownCall, doubt
+from agent_runtime.journal_items import ToolEnded
 from agent_runtime.types import ToolResult
 
 NOT_DONE = "not_done"

@@ -22,13 +22,14 @@ from agent_runtime import (
     ModelRequest,
     ModelResponse,
     Stage,
+    Suspended,
     ToolCall,
     ToolResult,
     error_type_of,
     safe_text,
 )
 
-Outcome = Literal["success", "failure", "cancelled"]
+Outcome = Literal["success", "failure", "cancelled", "suspended"]
 
 _EVENTS = {Stage.RUN: "agent_run", Stage.MODEL: "model_call", Stage.TOOL: "tool_call"}
 _BARE = re.compile(r"[\w.:/@+-]+")
@@ -39,7 +40,7 @@ class LogRecord(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     Attributes:
         event: `agent_run`, `model_call` or `tool_call`.
-        level: As in `logging`: info for success, warning for a failure that the runtime knows and for a cancellation,
+        level: As in `logging`: info for success and a run that waits, warning for a failure that the runtime knows and for a cancellation,
             error for a bug.
         user_id: The principal's subject; without a principal, who the context claims to be.
         error: Safe to show: no prompt, no key, no backend's words.
@@ -212,6 +213,8 @@ _TOOL_ERROR = _Ending("failure", logging.WARNING, ErrorType.TOOL)
 
 
 def _raised(error: BaseException, context: AgentContext) -> _Ending:
+    if isinstance(error, Suspended):
+        return _Ending("suspended", logging.INFO, error.error_type, safe_text(error))
     if isinstance(error, Exception):
         level = logging.WARNING if isinstance(error, AgentRuntimeError) else logging.ERROR
         return _Ending("failure", level, error_type_of(error), safe_text(error))

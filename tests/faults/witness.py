@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from agent_runtime import LeaseToken, Owner, Refusal, SessionStore, StoredLease
-from agent_runtime.journal import ToolEnded, ToolIntended, decode_entry
+from agent_runtime.journal_items import ToolEnded, ToolIntended, decode_entry
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -54,7 +54,7 @@ from agent_runtime import (
     tool,
     tool_middleware,
 )
-from agent_runtime.journal import Stopped, encode_entry
+from agent_runtime.journal_items import Stopped, encode_entry
 from agent_runtime.testing import ScriptedLLMClient, ScriptedReply, no_leaks
 
 ANN = Owner(tenant_id=None, user_id="ann")

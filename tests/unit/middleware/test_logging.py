@@ -18,16 +18,19 @@ from agent_runtime import (
     ErrorType,
     Layer,
     Limits,
+    MemorySessionStore,
     MiddlewarePipeline,
     ModelRequest,
     PermissionDenied,
     Principal,
     ProviderUnavailable,
     Secret,
+    SessionManager,
     Stage,
     ToolCall,
     ToolResult,
     Usage,
+    reaches,
 )
 from agent_runtime.testing import ScriptedLLMClient, ScriptedReply
 from agent_runtime_middleware.auth import ApiKeys, AuthMiddleware
@@ -380,3 +383,17 @@ def test_a_layer_that_refuses_outside_of_it_is_a_finding() -> None:
     layers = [AuthMiddleware(ApiKeys({})), LoggingMiddleware()]
     assert {finding.code for finding in MiddlewarePipeline(layers).lint()} == {"AR008"}
     assert MiddlewarePipeline(reversed(layers)).lint() == []
+
+
+async def test_a_run_that_waits_for_an_answer_is_no_failure() -> None:
+    @reaches(resumable=True)
+    async def agent(context: AgentContext) -> str:
+        return str(await context.ask("?", key="k"))
+
+    records: list[LogRecord] = []
+    executor = AgentExecutor(
+        agent, middleware=[LoggingMiddleware(records.append)], session_manager=SessionManager(MemorySessionStore())
+    )
+    await executor.execute(AgentContext(user_id="ann", session_id="s", current_task="hello"))
+    [record] = records
+    assert (record.outcome, record.level, record.error_type) == ("suspended", logging.INFO, ErrorType.SUSPENDED)
