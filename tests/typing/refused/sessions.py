@@ -1,6 +1,16 @@
 """Whose data it is has to be said, as an `Owner`, in every call to a store."""
 
-from agent_runtime import AgentContext, MessageBatch, Owner, SessionFields, SessionManager, SessionQuota, SessionStore
+from agent_runtime import (
+    AgentContext,
+    AgentExecutor,
+    MessageBatch,
+    Owner,
+    Resume,
+    SessionFields,
+    SessionManager,
+    SessionQuota,
+    SessionStore,
+)
 
 
 async def without_owner(store: SessionStore, fields: SessionFields) -> None:
@@ -19,7 +29,7 @@ async def with_a_name(store: SessionStore, context: AgentContext, batch: Message
 
 async def unchecked(store: SessionStore, owner: Owner, fields: SessionFields) -> int:
     await store.write(owner, "s1", fields, ttl=60.0)  # E: call-arg
-    session = await store.create(owner, "s1", fields, SessionQuota(ttl=60.0))
+    session = await store.create(owner, "s1", fields, SessionQuota(ttl=60.0), operation="o1")
     return session.version  # E: union-attr
 
 
@@ -31,3 +41,14 @@ async def managed(sessions: SessionManager, owner: Owner) -> str:
     await sessions.count()  # E: call-arg
     session = await sessions.get("s1", owner=owner)
     return session.agent_id  # E: union-attr
+
+
+async def leased(sessions: SessionManager, owner: Owner) -> None:
+    async with sessions.lease("s1") as lease:  # E: call-arg
+        await sessions.append_messages("s1", [], owner=owner, lease=lease.fence)  # E: arg-type
+
+
+async def asked(context: AgentContext, executor: AgentExecutor) -> None:
+    await context.ask("really?")  # E: call-arg
+    await executor.execute(context, resume=True)  # E: arg-type
+    await executor.execute(context, resume=Resume("s1"))  # E: arg-type, call-arg
