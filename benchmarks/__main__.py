@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import a_runs, b_streams, c_waiting, f_events, g_weight, h_values
+from benchmarks import a_runs, b_streams, c_waiting, d_stores, f_events, g_weight, h_values
 from benchmarks.budgets import BUDGETS, Budget
 from benchmarks.harness import Case, Outcome, measure
 from benchmarks.report import json_lines, over_budget, replaced, row, table
@@ -18,6 +18,7 @@ CASES = (
     *a_runs.CASES,
     *b_streams.CASES,
     *c_waiting.CASES,
+    *d_stores.CASES,
     *f_events.CASES,
     *g_weight.CASES,
     *h_values.CASES,

@@ -12,6 +12,7 @@ from agent_runtime_adapters.sqlite.schema import APPLICATION_ID, MIGRATIONS
 Synchronous: TypeAlias = Literal["FULL", "NORMAL"]
 
 _CHECKED_WHOLE = 8 << 20  # bytes; a larger file would take more than some 30 ms
+_LOG = 4_000  # pages, after which the log is copied into the file: most of them by then more than once in it
 
 
 class DatabaseFile:
@@ -66,6 +67,7 @@ class DatabaseFile:
             )
         connection.execute(f"PRAGMA synchronous = {self._synchronous}")
         connection.execute("PRAGMA fullfsync = ON")  # without it macOS leaves the data in the disk's cache
+        connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG}")
         if version < len(MIGRATIONS):
             self._migrate(connection)
         elif self._path.stat().st_size <= _CHECKED_WHOLE:

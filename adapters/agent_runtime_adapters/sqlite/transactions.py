@@ -37,8 +37,11 @@ class Transactions:
         if not wanted:
             return []
         _try(wanted, work)
-        waiting = [job for job in wanted if not self._is_settled(job)]
-        hand_over(wanted if not waiting else [job for job in wanted if job not in waiting])
+        settled: list[AnyJob] = []
+        waiting: list[AnyJob] = []
+        for job in wanted:
+            (settled if self._is_settled(job) else waiting).append(job)
+        hand_over(settled)
         return waiting
 
     def _read(self, jobs: list[AnyJob]) -> None:
