@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import msgspec
 
@@ -64,8 +64,8 @@ class SessionManager(SessionCheckpoints, SessionLeases, SessionTransfer):
 
     async def __aenter__(self) -> Self:
         """Open the store where it can be opened. Entries may be nested; the last exit closes."""
-        if self._entries == 0 and hasattr(self._store, "__aenter__"):
-            await self._opened.enter_async_context(cast("AbstractAsyncContextManager[object]", self._store))
+        if self._entries == 0 and isinstance(self._store, AbstractAsyncContextManager):
+            await self._opened.enter_async_context(self._store)
         self._entries += 1
         return self
 

@@ -22,7 +22,7 @@ class Caller:
         told: Any = WitnessedStore(store, witness)
         self.session = session
         self.sessions = SessionManager(told, limits=LIMITS)
-        self.executor = executor_for(told, Shop(witness, session, pause=0).tools, limits=LIMITS)
+        self.executor = executor_for(told, Shop(witness, pause=0).tools, limits=LIMITS)
         self._sound = sound
         self._witness = witness
         self._tally = tally

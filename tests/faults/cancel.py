@@ -64,7 +64,7 @@ async def stream(scene: Scene) -> object:
 
 
 async def break_off(scene: Scene) -> None:
-    tools = Shop(scene.witness, scene.session, pause=0).tools
+    tools = Shop(scene.witness, pause=0).tools
     broken = executor_for(scene.store, tools, limits=LIMITS, model=breaks_off_at(3))
     await broken.execute(context_for(scene.session, 0))
 
@@ -83,7 +83,7 @@ class DoubtfulShop(Shop):
 
 
 async def suspend(scene: Scene) -> object:
-    tools = DoubtfulShop(scene.witness, scene.session, pause=0).tools
+    tools = DoubtfulShop(scene.witness, pause=0).tools
     result = await executor_for(scene.store, tools, limits=LIMITS).execute(context_for(scene.session, 0))
     assert result.questions
     return result

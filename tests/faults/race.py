@@ -50,7 +50,7 @@ def races(count: int, seed: int) -> list[Race]:
 
 async def prepare(store: SessionStore, witness: Witness, race: Race) -> None:
     """A run that broke off; where the workers wait, somebody who is gone holds its session for a moment."""
-    shop = Shop(witness, race.session, pause=0)
+    shop = Shop(witness, pause=0)
     told: Any = WitnessedStore(store, witness)
     executor = executor_for(told, shop.tools, limits=LIMITS, model=breaks_off_at(race.step))
     result = await executor.execute(context_for(race.session, 0))
@@ -60,7 +60,7 @@ async def prepare(store: SessionStore, witness: Witness, race: Race) -> None:
 
 
 async def compete(store: SessionStore, witness: Witness, race: Race) -> None:
-    shop = Shop(witness, race.session, reconciles=False)
+    shop = Shop(witness, reconciles=False)
     told: Any = WitnessedStore(store, witness)
     executor = executor_for(told, shop.tools, limits=LIMITS, on_busy=race.on_busy)
     result = await executor.execute(context_for(race.session, 0), resume=Resume())

@@ -51,7 +51,7 @@ async def go_on(errand: Errand, store: Any, witness: Witness) -> None:
     sessions = SessionManager(store)
     turn = await finished_turns(sessions, errand.session)
     unfinished = await sessions.unfinished_runs(errand.session, owner=OWNER)
-    shop = Shop(witness, errand.session, pause=errand.pause, reconciles=errand.reconciles)
+    shop = Shop(witness, pause=errand.pause, reconciles=errand.reconciles)
     executor = executor_for(
         store,
         shop.tools,

@@ -81,9 +81,8 @@ def breaks_off_at(step: int) -> Callable[[ModelRequest], ScriptedReply | Excepti
 class Shop:
     """Tools that do something to the world outside, and say when; each pauses before and after it for up to `pause` s."""
 
-    def __init__(self, witness: Witness, session: str, *, pause: float = 0.006, reconciles: bool = True) -> None:
+    def __init__(self, witness: Witness, *, pause: float = 0.006, reconciles: bool = True) -> None:
         self._witness = witness
-        self._session = session
         self._pause = pause
         self.tools: Sequence[Tool] = (
             Tool(self.look, kind="pure"),
@@ -109,17 +108,17 @@ class Shop:
         return await self._do("ship", what, call)
 
     async def _do(self, name: str, what: str, call: ToolCall) -> str:
-        self._witness.say("start", session=self._session, keys=[call.idempotency_key], tool=name, text=what)
+        told = {"session": call.context.session_id, "keys": [call.idempotency_key], "tool": name, "text": what}
+        self._witness.say("start", **told)
         await anyio.sleep(random.uniform(0, self._pause))
-        self._witness.say(
-            "effect", durable=True, session=self._session, keys=[call.idempotency_key], tool=name, text=what
-        )
+        self._witness.say("effect", durable=True, **told)
         await anyio.sleep(random.uniform(0, self._pause))
         return result_of(name, what)
 
     async def _reconcile(self, call: ToolCall) -> str | None:
-        happened = has_happened(self._witness, self._session, call.idempotency_key)
-        decide(self._witness, self._session, call.idempotency_key, happened=happened)
+        session = call.context.session_id or ""
+        happened = has_happened(self._witness, session, call.idempotency_key)
+        decide(self._witness, session, call.idempotency_key, happened=happened)
         return result_of(call.name, str(call.arguments["what"])) if happened else None
 
 

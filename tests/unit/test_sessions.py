@@ -26,6 +26,7 @@ from agent_runtime import (
     SessionFields,
     SessionManager,
     SessionQuota,
+    SessionStore,
     StoredSession,
     SystemEvent,
 )
@@ -527,3 +528,27 @@ async def test_a_life_that_is_shortened_and_prolonged_leaves_no_memory_behind() 
 
     assert await growth(churn) < 200_000
     assert version == 6_401
+
+
+class Delegating:
+    """A store of somebody's own: each name that it does not know is the other store's."""
+
+    def __init__(self, store: object) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+class Opened(MemorySessionStore):
+    async def __aenter__(self) -> None:
+        raise AssertionError("whoever has made it opens it")
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+
+async def test_a_store_around_a_store_that_is_opened_need_not_be_opened_itself() -> None:
+    store = cast(SessionStore, Delegating(Opened()))
+    async with SessionManager(store) as sessions:
+        await sessions.create(owner=ANN, agent_id="a")
+        assert await sessions.count(owner=ANN) == 1
