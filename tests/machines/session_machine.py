@@ -1,44 +1,33 @@
-"""Any sequence of calls of a session store, of two tenants and three holders with a clock, gives what plain lists would."""
+"""Any sequence of calls of a session store, of two tenants and three holders with a clock, gives what the model gives."""
 
-from collections.abc import Coroutine
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeVar
 
 from anyio.from_thread import start_blocking_portal
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import initialize, rule
+from tests.machines.session_model import OWNERS, QUOTA, RUNS, TTL, Call, Key, Model, ModelledStore
 
 from agent_runtime import (
     LeaseToken,
-    MemorySessionStore,
     Message,
     MessageBatch,
     Owner,
     Refusal,
     SessionContent,
     SessionFields,
-    SessionQuota,
-    SessionStore,
     StoredCheckpoint,
     StoredLease,
-    StoredSession,
 )
 
 T = TypeVar("T")
-Call: TypeAlias = Coroutine[Any, Any, T]
-Key: TypeAlias = tuple[Owner, str]
 
-TTL = 10.0
-QUOTA = SessionQuota(ttl=TTL, max_sessions=3, max_sessions_per_user=2)
-OWNERS = (Owner(tenant_id="acme", user_id="ann"), Owner(tenant_id="globex", user_id="ann"))
 FIELDS = [
     SessionFields(agent_id="a", data=b"1"),
     SessionFields(agent_id="b", data=b"2"),
     SessionFields(agent_id="a", data=b"3"),
     SessionFields(agent_id="b", data=b"4", closed=True),
 ]
-
 NAMES = ("s1", "s2", "s3")
 
 
@@ -53,93 +42,28 @@ new_keys = st.tuples(st.sampled_from(OWNERS), st.sampled_from(NAMES))
 fields = st.sampled_from(FIELDS)
 checkpoint_names = st.sampled_from(["c1", "c2"])
 holders = st.sampled_from(["h1", "h2", "h3"])
-runs = st.sampled_from(["h1", "h2", "r"])
+runs = st.sampled_from(RUNS)
 tokens = st.sampled_from(["last", "last", "last", "first", "another's", "forged"])
 lengths = st.sampled_from([2.0, 6.0, 2 * TTL])
 entries = st.sampled_from([b"x", b"y"])
 
 
-def operations(method: str) -> st.SearchStrategy[str]:
-    """So few that a call is often one that was made before."""
-    return st.sampled_from([f"{method}-{n}" for n in range(4)])
-
-
-@dataclass
-class Run:
-    sequence: int
-    message_count: int
-    entries: list[bytes] = field(default_factory=list[bytes])
-
-
-@dataclass
-class Model:
-    fields: SessionFields
-    operation: str
-    expires_at: float
-    version: int = 1
-    messages: list[Message] = field(default_factory=list[Message])
-    checkpoints: dict[str, tuple[int, bytes, int]] = field(default_factory=dict[str, tuple[int, bytes, int]])
-    sequence: int = 0
-    runs: dict[str, Run] = field(default_factory=dict[str, Run])
-    runs_begun: int = 0
-    token: LeaseToken | None = None
-    until: float = 0.0
-    fence: int = 0
-    counts: dict[str, int] = field(default_factory=dict[str, int])
-    writes: set[str] = field(default_factory=set[str])
-
-    def holder(self, now: float) -> str | None:
-        return self.token.holder if self.token is not None and now < self.until else None
-
-    def put(self, name: str, data: bytes, count: int) -> None:
-        self.sequence += 1
-        self.checkpoints[name] = self.sequence, data, count
-
-    def record(self, run_id: str, entry: bytes) -> None:
-        if run_id not in self.runs:
-            self.runs_begun += 1
-            self.runs[run_id] = Run(self.runs_begun, len(self.messages))
-        self.runs[run_id].entries.append(entry)
-
-    def recorded(self, run_id: str, number: int, entry: bytes) -> bool:
-        return run_id in self.runs and self.runs[run_id].entries[number - 1 : number] == [entry]
-
-
-class SessionStoreMachine(RuleBasedStateMachine):
+class SessionStoreMachine(ModelledStore):
     """On the memory store. For another store override `open`, and take `WaitingStoreMachine` when its calls wait.
 
     The clock of the store is `now`, and `reopen` is called between any two steps: a store that keeps its data returns
     another on the same.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = 1_000.0
-        self.model: dict[Key, Model] = {}
-        self.expired: list[tuple[Owner, str, str]] = []
-        self.given: dict[Key, list[LeaseToken]] = {}
-        self.said = 0
-        self.store = self.open()
-
-    def open(self) -> SessionStore:
-        return MemorySessionStore(clock=lambda: self.now)
-
-    def reopen(self) -> SessionStore:
-        return self.store
-
-    def call(self, call: Call[T]) -> T:
-        """What the call returns: on the memory store it never waits."""
-        try:
-            call.send(None)
-        except StopIteration as stop:
-            value: T = stop.value
-            return value
-        raise AssertionError("a call on the memory store waited")
-
     @initialize(seconds=lengths)
     def one_is_held(self, seconds: float) -> None:
-        self.create((OWNERS[0], "s1"), FIELDS[0], "create-0", filled=False)
+        self.create((OWNERS[0], "s1"), FIELDS[0], filled=False)
         self.acquire((OWNERS[0], "s1"), "h1", seconds, b"x")
+
+    @rule(back=st.sampled_from([1, 1, 2, 3, 5, 8, 13]))
+    def again(self, back: int) -> None:
+        """One of the last writes, as it was made: the same operation."""
+        self.made[-min(back, len(self.made))]()
 
     # Sessions
 
@@ -153,19 +77,25 @@ class SessionStoreMachine(RuleBasedStateMachine):
     def restart(self) -> None:
         self.store = self.reopen()
 
-    @rule(key=new_keys, fields=fields, operation=operations("create"), filled=st.booleans())
-    def create(self, key: Key, fields: SessionFields, operation: str, filled: bool) -> None:
+    @rule(key=new_keys, fields=fields, filled=st.booleans())
+    def create(self, key: Key, fields: SessionFields, filled: bool) -> None:
+        self.make(self.creates, key, fields, self.operation(), self.messages(3) if filled else [])
+
+    def creates(self, key: Key, fields: SessionFields, operation: str, messages: list[Message]) -> None:
         made = Model(fields, operation, self.now + TTL)
         content = None
-        if filled:
-            made.messages = self.messages(3)
+        if messages:
+            made.messages += messages
             made.put("c2", b"x", 2)
-            content = SessionContent(messages=MessageBatch.of(made.messages), checkpoints=(_checkpoint("c2", b"x", 2),))
+            content = SessionContent(messages=MessageBatch.of(messages), checkpoints=(_checkpoint("c2", b"x", 2),))
         outcome = self.call(self.store.create(*key, fields, QUOTA, operation=operation, content=content))
         self.added(key, made, outcome, set())
 
-    @rule(key=keys, checkpoint=checkpoint_names, new=st.sampled_from(NAMES), operation=operations("fork"))
-    def fork(self, key: Key, checkpoint: str, new: str, operation: str) -> None:
+    @rule(key=keys, checkpoint=checkpoint_names, new=st.sampled_from(NAMES))
+    def fork(self, key: Key, checkpoint: str, new: str) -> None:
+        self.make(self.forks, key, checkpoint, new, self.operation())
+
+    def forks(self, key: Key, checkpoint: str, new: str, operation: str) -> None:
         outcome = self.call(self.store.fork(*key, checkpoint, new, QUOTA, operation=operation))
         source = self.model.get(key)
         if source is None or checkpoint not in source.checkpoints:
@@ -178,10 +108,13 @@ class SessionStoreMachine(RuleBasedStateMachine):
         made.put(checkpoint, data, count)
         self.added((key[0], new), made, outcome, set())
 
-    @rule(key=keys, fields=fields, operation=operations("write"), late=st.booleans(), which=st.none() | tokens)
-    def write(self, key: Key, fields: SessionFields, operation: str, late: bool, which: str | None) -> None:
-        model, lease = self.model.get(key), self.token(key, which)
-        expected = (1 if model is None else model.version) + late
+    @rule(key=keys, fields=fields, late=st.booleans(), which=st.none() | tokens)
+    def write(self, key: Key, fields: SessionFields, late: bool, which: str | None) -> None:
+        version = self.model[key].version if key in self.model else 1
+        self.make(self.writes, key, fields, version + late, self.operation(), self.token(key, which))
+
+    def writes(self, key: Key, fields: SessionFields, expected: int, operation: str, lease: LeaseToken | None) -> None:
+        model = self.model.get(key)
         outcome = self.call(
             self.store.write(*key, fields, expected=expected, ttl=TTL, operation=operation, lease=lease)
         )
@@ -189,7 +122,8 @@ class SessionStoreMachine(RuleBasedStateMachine):
             assert outcome is Refusal.MISSING
             return
         if operation not in model.writes:
-            if not self.done(outcome, {Refusal.CHANGED: late, Refusal.FENCED: lease not in (None, model.token)}):
+            fenced = lease not in (None, model.token)
+            if not self.done(outcome, {Refusal.CHANGED: expected != model.version, Refusal.FENCED: fenced}):
                 return
             model.fields = fields
             model.version += 1
@@ -216,16 +150,14 @@ class SessionStoreMachine(RuleBasedStateMachine):
 
     # Messages and checkpoints
 
-    @rule(
-        key=keys,
-        number=st.integers(1, 2),
-        expected=st.none() | st.integers(0, 4),
-        operation=operations("append"),
-        which=st.none() | tokens,
-    )
-    def append(self, key: Key, number: int, expected: int | None, operation: str, which: str | None) -> None:
-        model, lease, messages = self.model.get(key), self.token(key, which), self.messages(number)
-        batch = MessageBatch.of(messages)
+    @rule(key=keys, number=st.integers(1, 2), expected=st.none() | st.integers(0, 4), which=st.none() | tokens)
+    def append(self, key: Key, number: int, expected: int | None, which: str | None) -> None:
+        self.make(self.appends, key, self.messages(number), expected, self.operation(), self.token(key, which))
+
+    def appends(
+        self, key: Key, messages: list[Message], expected: int | None, operation: str, lease: LeaseToken | None
+    ) -> None:
+        model, batch = self.model.get(key), MessageBatch.of(messages)
         outcome = self.call(
             self.store.append(*key, batch, expected=expected, ttl=TTL, operation=operation, lease=lease)
         )
@@ -246,7 +178,10 @@ class SessionStoreMachine(RuleBasedStateMachine):
 
     @rule(key=keys, checkpoint=checkpoint_names, data=entries, which=st.none() | tokens)
     def put(self, key: Key, checkpoint: str, data: bytes, which: str | None) -> None:
-        model, lease = self.model.get(key), self.token(key, which)
+        self.make(self.puts, key, checkpoint, data, self.token(key, which))
+
+    def puts(self, key: Key, checkpoint: str, data: bytes, lease: LeaseToken | None) -> None:
+        model = self.model.get(key)
         outcome = self.call(self.store.put_checkpoint(*key, checkpoint, data, ttl=TTL, lease=lease))
         if model is None:
             assert outcome is Refusal.MISSING
@@ -277,6 +212,9 @@ class SessionStoreMachine(RuleBasedStateMachine):
 
     @rule(key=keys, holder=holders, seconds=lengths, entry=st.none() | entries)
     def acquire(self, key: Key, holder: str, seconds: float, entry: bytes | None) -> None:
+        self.make(self.acquires, key, holder, seconds, entry)
+
+    def acquires(self, key: Key, holder: str, seconds: float, entry: bytes | None) -> None:
         outcome = self.call(self.store.acquire(*key, holder, seconds=seconds, ttl=TTL, entry=entry))
         model = self.model.get(key)
         if model is None:
@@ -329,7 +267,10 @@ class SessionStoreMachine(RuleBasedStateMachine):
 
     @rule(key=keys, run_id=runs, number=st.integers(1, 3), entry=entries, which=tokens)
     def record(self, key: Key, run_id: str, number: int, entry: bytes, which: str) -> None:
-        model, lease = self.model.get(key), self.held(key, which)
+        self.make(self.records, key, run_id, number, entry, self.held(key, which))
+
+    def records(self, key: Key, run_id: str, number: int, entry: bytes, lease: LeaseToken) -> None:
+        model = self.model.get(key)
         outcome = self.call(self.store.record(*key, run_id, number, entry, ttl=TTL, lease=lease))
         if model is None:
             assert outcome is Refusal.MISSING
@@ -350,8 +291,10 @@ class SessionStoreMachine(RuleBasedStateMachine):
 
     @rule(key=keys, run_id=runs, number=st.integers(0, 2), which=tokens)
     def finish(self, key: Key, run_id: str, number: int, which: str) -> None:
-        model, lease, messages = self.model.get(key), self.held(key, which), self.messages(number)
-        batch = MessageBatch.of(messages) if messages else None
+        self.make(self.finishes, key, run_id, self.messages(number), self.held(key, which))
+
+    def finishes(self, key: Key, run_id: str, messages: list[Message], lease: LeaseToken) -> None:
+        model, batch = self.model.get(key), MessageBatch.of(messages) if messages else None
         outcome = self.call(self.store.finish(*key, run_id, batch, ttl=TTL, lease=lease))
         if model is None:
             assert outcome is Refusal.MISSING
@@ -377,95 +320,6 @@ class SessionStoreMachine(RuleBasedStateMachine):
             assert outcome is False
         elif self.done(outcome, {Refusal.HELD: model.holder(self.now) is not None}):
             assert outcome is (model.runs.pop(run_id, None) is not None)
-
-    # The store and the model
-
-    @invariant()
-    def everything_is_as_in_the_model(self) -> None:
-        for owner in OWNERS:
-            names = {name for of, name in self.model if of == owner}
-            stored = {session.session_id: session for session in self.call(self.store.sessions(owner))}
-            assert stored.keys() == names
-            assert self.call(self.store.count(owner)) == len(names)
-            for name in names:
-                self.is_as_in_the_model(owner, name, stored[name], self.model[owner, name])
-
-    def is_as_in_the_model(self, owner: Owner, name: str, stored: StoredSession, model: Model) -> None:
-        assert self.call(self.store.read(owner, name)) == stored
-        assert (stored.fields, stored.version, stored.message_count, stored.expires_at, stored.holder) == (
-            model.fields,
-            model.version,
-            len(model.messages),
-            model.expires_at,
-            model.holder(self.now),
-        )
-        messages = self.call(self.store.messages(owner, name))
-        assert messages is not None
-        assert list(messages) == model.messages
-        found = self.call(self.store.checkpoints(owner, name))
-        assert [(item.sequence, item.checkpoint_id, item.data, item.message_count) for item in found] == sorted(
-            ((place, key, data, count) for key, (place, data, count) in model.checkpoints.items()), reverse=True
-        )
-        unfinished = self.call(self.store.runs(owner, name))
-        assert [(run.sequence, run.run_id, run.entry_count, run.message_count) for run in unfinished] == sorted(
-            ((run.sequence, key, len(run.entries), run.message_count) for key, run in model.runs.items()), reverse=True
-        )
-        for run_id in ("h1", "h2", "h3", "r"):
-            there = model.runs[run_id].entries if run_id in model.runs else []
-            assert list(self.call(self.store.entries(owner, name, run_id))) == there
-
-    def done(self, outcome: object, refusals: dict[Refusal, bool]) -> bool:
-        """Whether it was to be done; it must be refused for one of these reasons, if one of them is there."""
-        reasons = {refusal for refusal, there in refusals.items() if there}
-        if reasons:
-            assert isinstance(outcome, Refusal)
-            assert outcome in reasons
-            return False
-        assert not isinstance(outcome, Refusal)
-        return True
-
-    def added(self, key: Key, made: Model, outcome: object, refusals: set[Refusal]) -> None:
-        there = self.model.get(key)
-        if there is None or there.operation != made.operation:
-            full = {
-                **dict.fromkeys(refusals, True),
-                Refusal.EXISTS: there is not None,
-                Refusal.FULL: len(self.model) == QUOTA.max_sessions,
-                Refusal.OWNER_FULL: sum(owner == key[0] for owner, _ in self.model) == QUOTA.max_sessions_per_user,
-            }
-            if not self.done(outcome, full):
-                return
-            self.model[key] = made
-        assert outcome == self.call(self.store.read(*key))
-
-    def add(self, model: Model, operation: str, messages: list[Message]) -> None:
-        model.messages += messages
-        model.counts[operation] = len(model.messages)
-        self.touch(model)
-
-    def touch(self, model: Model) -> None:
-        end = 0.0 if model.token is None else model.until
-        model.expires_at = max(self.now + TTL, end)
-
-    def prolong(self, model: Model, seconds: float) -> None:
-        model.until = self.now + seconds
-        model.expires_at = max(model.expires_at, model.until)
-
-    def messages(self, number: int) -> list[Message]:
-        self.said += number
-        return [Message(role="user", content=f"{self.said}.{n}") for n in range(number)]
-
-    def token(self, key: Key, which: str | None) -> LeaseToken | None:
-        return None if which is None else self.held(key, which)
-
-    def held(self, key: Key, which: str) -> LeaseToken:
-        """A token of the session, of one that was there before under its id, of any other, or of none."""
-        given = self.given.get(key, [])
-        if which == "another's":
-            given = [token for tokens in self.given.values() for token in tokens]
-        if which == "forged" or not given:
-            return LeaseToken(holder="h1", fence=1_000_000)
-        return given[0 if which == "first" else -1]
 
 
 class WaitingStoreMachine(SessionStoreMachine):
