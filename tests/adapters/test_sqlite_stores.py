@@ -87,6 +87,14 @@ async def test_what_has_expired_takes_no_room_though_nobody_asks_for_it(stores: 
     assert counts == [1, 1, 6, 18]
 
 
+@pytest.mark.parametrize(("name", "left"), [("take", 1), ("settle", 0)])
+async def test_a_key_whose_burst_is_whole_again_is_removed(stores: Stores, name: str, left: int) -> None:
+    await stores.limits.take([Charge(key=("gone",), limit=CHARGE.limit)])
+    stores.now += 100
+    await CALLS[name](stores)
+    assert await stores.count("rate_cells") == left
+
+
 async def test_an_event_that_is_dropped_takes_no_room(stores: Stores) -> None:
     for last in range(3, 100):
         await stores.logs.append(OWNER, "s", [b"x"], expected=last, ttl=60, operation=f"o{last}")
