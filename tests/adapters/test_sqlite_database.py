@@ -29,6 +29,7 @@ from agent_runtime import (
 from agent_runtime.testing import Outcome, Trial, cancellations, inject, no_leaks
 from agent_runtime_adapters.sqlite import SQLiteDatabase
 from agent_runtime_adapters.sqlite.schema import APPLICATION_ID, MIGRATIONS
+from agent_runtime_adapters.sqlite.thread import AnyJob
 from agent_runtime_adapters.sqlite.transactions import Transactions
 
 Connection = sqlite3.Connection
@@ -220,6 +221,28 @@ async def test_what_was_not_begun_when_its_caller_was_cancelled_is_never_done(da
     assert await database.read(numbers) == [2]
 
 
+async def test_a_neighbour_in_the_same_commit_that_was_not_begun_is_never_done_either(database: SQLiteDatabase) -> None:
+    before, within, scope = Gate(), Gate(), anyio.CancelScope()
+
+    async def cancelled() -> None:
+        with scope:
+            await database.write(partial(add, number=1))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(database.read, before)
+        await before.is_reached()
+        group.start_soon(database.write, within)
+        await anyio.wait_all_tasks_blocked()
+        group.start_soon(cancelled)
+        await anyio.wait_all_tasks_blocked()
+        before.opened.set()
+        await within.is_reached()
+        scope.cancel()
+        await anyio.wait_all_tasks_blocked()
+        within.opened.set()
+    assert await database.read(numbers) == []
+
+
 async def test_what_was_begun_is_done_as_a_whole(database: SQLiteDatabase) -> None:
     gate, scope = Gate(), anyio.CancelScope()
 
@@ -364,14 +387,18 @@ async def test_without_a_thread_to_be_had_it_says_so(path: Path, monkeypatch: py
 async def test_a_fault_of_the_worker_is_told_and_nobody_waits_for_ever(
     database: SQLiteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def work(*_: object) -> list[object]:
+    work = Transactions.work
+
+    def done_and_broken(worker: Transactions, jobs: list[AnyJob]) -> list[AnyJob]:
+        work(worker, [job for job in jobs if job.writes])
         raise SystemExit
 
     with monkeypatch.context() as patch:
-        patch.setattr(Transactions, "work", work)
+        patch.setattr(Transactions, "work", done_and_broken)
         with pytest.raises(SystemExit):
             await database.read(numbers)
-    assert await database.read(numbers) == []
+        assert await database.write(partial(add, number=1)) == 1  # it was done, and told so
+    assert await database.read(numbers) == [1]
 
 
 async def test_an_exit_in_a_job_is_for_its_caller(database: SQLiteDatabase) -> None:

@@ -39,6 +39,12 @@ class SQLiteDatabase:
         synchronous: With `"FULL"` what was acknowledged survives a power loss. With `"NORMAL"` it survives the end of
             the process, and a power loss may take the last writes, never a part of one.
         busy_timeout: Seconds to wait while another process has the file locked; then `StoreUnavailable`.
+
+    Each operation raises `StoreUnavailable` when the file is locked for longer, cannot be opened, read or written, was
+    moved, or there is no room; it is `retryable` where waiting may help. `CorruptRecord` tells of damage: rows have
+    checksums, and a file of up to 8 MB is looked through when it is opened. `OutcomeUnknown` when the disk fails in a
+    commit, `ConfigurationError` for a file of something else, of a newer version, without a folder, or opened before a
+    fork. All name the file.
     """
 
     def __init__(self, path: FilePath, *, synchronous: Synchronous = "FULL", busy_timeout: float = 5.0) -> None:

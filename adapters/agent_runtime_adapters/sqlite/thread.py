@@ -31,16 +31,17 @@ _MOMENT = 0.001  # seconds
 class Job(Generic[T]):
     """A function for the thread, and the task that waits for what it gives.
 
-    `dropped` is set by a waiting task that was cancelled, `answer` or `error` by the thread.
+    `dropped` is set by a waiting task that was cancelled, `answer` or `error` by the thread, and `done` when the task is told.
     """
 
-    __slots__ = ("answer", "dropped", "error", "function", "give_up_at", "waiting", "writes")
+    __slots__ = ("answer", "done", "dropped", "error", "function", "give_up_at", "waiting", "writes")
 
     def __init__(self, function: Callable[[sqlite3.Connection], T], *, writes: bool) -> None:
         self.function = function
         self.writes = writes
         self.waiting = _waiting()
         self.dropped = False
+        self.done = False
         self.give_up_at: float | None = None
         self.error: BaseException | None = None
         self.answer: T
@@ -111,7 +112,8 @@ class JobThread:
             if self._thread is None:
                 return
             self._jobs.put(None)
-        await anyio.to_thread.run_sync(self._thread.join, abandon_on_cancel=True)
+        alone = anyio.CapacityLimiter(1)  # it must not wait for what else the application has threads for
+        await anyio.to_thread.run_sync(self._thread.join, abandon_on_cancel=True, limiter=alone)
 
     def _started(self) -> threading.Thread:
         thread = threading.Thread(
@@ -131,6 +133,7 @@ def hand_over(jobs: Iterable[AnyJob]) -> None:
     """Wake the tasks that wait for these jobs; for the thread."""
     loops: dict[Soon, list[AnyJob]] = {}
     for job in jobs:
+        job.done = True
         loops.setdefault(job.waiting.soon, []).append(job)
     for soon, done in loops.items():
         with suppress(RuntimeError):  # the loop is closed, and with it the tasks that waited
@@ -170,9 +173,10 @@ def _done(worker: Worker, jobs: list[AnyJob]) -> list[AnyJob]:
     try:
         return worker.work(jobs)
     except BaseException as error:  # noqa: BLE001 - whatever it is, nobody may wait for ever
-        for job in jobs:
+        left = [job for job in jobs if not job.done]
+        for job in left:
             job.error = error
-        hand_over(jobs)
+        hand_over(left)
         return []
 
 
