@@ -150,7 +150,7 @@ OPERATIONS_KEPT = 100
 
 
 class Refusal(StrEnum):
-    """Why a store did not do it; then nothing has changed."""
+    """Why a store did not do it; then nothing has changed. What they say of sessions holds for values and logs too."""
 
     MISSING = "missing"
     """No such session, checkpoint or run, or another owner's."""
@@ -231,7 +231,8 @@ class SessionStore(Protocol):
     ) -> StoredSession | Refusal:
         """Add a session, empty or with `content`, whose checkpoints are numbered anew from 1.
 
-        Refuses `EXISTS`, `FULL`, `OWNER_FULL`; expired sessions are not counted.
+        Refuses `EXISTS`, `FULL`, `OWNER_FULL`; expired sessions are not counted. A repeated operation answers with the
+        session as it is now.
         """
         ...
 
@@ -277,7 +278,8 @@ class SessionStore(Protocol):
     ) -> StoredSession | Refusal:
         """Add session `new_id`, open, with the fields, the messages up to the checkpoint, and the checkpoint as its first.
 
-        Refuses `MISSING`, `EXISTS`, `FULL`, `OWNER_FULL`. The session that is forked stays as it is.
+        Refuses `MISSING`, `EXISTS`, `FULL`, `OWNER_FULL`. The session that is forked stays as it is. A repeated operation
+        answers with the new session as it is now.
         """
         ...
 
@@ -345,8 +347,9 @@ class SessionStore(Protocol):
     ) -> StoredLease | Refusal:
         """Give `holder` the lease for `seconds`, by the store's clock; with `entry`, it begins run `holder` in the same step.
 
-        A lease that holds is given to its holder again, as `renew` does; otherwise the fencing token is larger than any
-        before. Refuses `MISSING`, `CLOSED`, `HELD`, and `CHANGED` when run `holder` has begun with another entry.
+        A lease that holds is given to its holder again, as `renew` does, also when its time is up; otherwise the fencing
+        token is larger than any before. Refuses `MISSING`, `HELD`, `CLOSED` for a new lease or run, and `CHANGED` when run
+        `holder` has begun with another entry.
         """
         ...
 
@@ -392,5 +395,8 @@ class SessionStore(Protocol):
         ...
 
     async def discard_run(self, owner: Owner, session_id: str, run_id: str) -> bool | Refusal:
-        """Remove an unfinished run; whether there was one. Refuses `HELD` while there is a holder. `expires_at` stays."""
+        """Remove an unfinished run; whether there was one. `expires_at` stays.
+
+        Refuses `HELD` while the session has a holder, also when there is no such run.
+        """
         ...
