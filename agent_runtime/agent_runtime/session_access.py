@@ -8,11 +8,14 @@ import anyio
 
 from agent_runtime.entry import checked_messages
 from agent_runtime.errors import (
+    AgentRuntimeError,
     ConfigurationError,
     InvalidInput,
     LimitExceeded,
+    NotFound,
     OutcomeUnknown,
     RuntimeClosed,
+    SessionConflict,
     StoreUnavailable,
 )
 from agent_runtime.events import EventBus, EventType, SystemEvent
@@ -28,7 +31,6 @@ from agent_runtime.session_store import (
     SessionQuota,
     SessionStore,
     StoredSession,
-    refused,
 )
 from agent_runtime.types import Message, Owner
 
@@ -163,3 +165,30 @@ def check_session(owner: Owner, session_id: str) -> None:
     """Refuse what names no session with `InvalidInput`."""
     check_owner(owner)
     check_id(session_id, "session_id")
+
+
+def refused(refusal: Refusal, session_id: str, quota: SessionQuota) -> AgentRuntimeError:
+    """The error that tells a caller of `refusal`."""
+    if refusal is Refusal.MISSING:
+        return NotFound(f"there is no session {session_id!r} of this owner, or no such checkpoint or run in it")
+    if refusal is Refusal.FULL:
+        return _too_many(quota.max_sessions, "max_sessions")
+    if refusal is Refusal.OWNER_FULL:
+        return _too_many(quota.max_sessions_per_user, "max_sessions_per_user")
+    return SessionConflict(f"session {session_id!r} {_CONFLICTS[refusal]}", retryable=refusal is Refusal.HELD)
+
+
+_CONFLICTS = {
+    Refusal.EXISTS: "exists already, or its checkpoint of this id has another state; choose another id",
+    Refusal.CHANGED: "changed since it was read; read it again",
+    Refusal.CLOSED: "is closed and takes no more messages, checkpoints and runs; make a new one, or fork it",
+    Refusal.HELD: "is held by another run; try again when that has ended",
+    Refusal.FENCED: "was taken over by another run while this one was paused; nothing was written",
+}
+
+
+def _too_many(limit: int | None, name: str) -> LimitExceeded:
+    return LimitExceeded(
+        f"there are {limit} sessions, the limit ({name}); delete one, or wait until one expires",
+        details={"field": name, "limit": limit, "remaining": 0},
+    )

@@ -7,11 +7,7 @@ from typing import Protocol
 import msgspec
 
 from agent_runtime.errors import (
-    AgentRuntimeError,
     InvalidInput,
-    LimitExceeded,
-    NotFound,
-    SessionConflict,
 )
 from agent_runtime.records import decode_record, encode_payload, frame
 from agent_runtime.types import Message, Owner, Value
@@ -168,33 +164,6 @@ class Refusal(StrEnum):
     """`max_sessions` is reached."""
     OWNER_FULL = "owner_full"
     """`max_sessions_per_user` is reached."""
-
-
-def refused(refusal: Refusal, session_id: str, quota: SessionQuota) -> AgentRuntimeError:
-    """The error that tells a caller of `refusal`."""
-    if refusal is Refusal.MISSING:
-        return NotFound(f"there is no session {session_id!r} of this owner, or no such checkpoint or run in it")
-    if refusal is Refusal.FULL:
-        return _too_many(quota.max_sessions, "max_sessions")
-    if refusal is Refusal.OWNER_FULL:
-        return _too_many(quota.max_sessions_per_user, "max_sessions_per_user")
-    return SessionConflict(f"session {session_id!r} {_CONFLICTS[refusal]}", retryable=refusal is Refusal.HELD)
-
-
-_CONFLICTS = {
-    Refusal.EXISTS: "exists already, or its checkpoint of this id has another state; choose another id",
-    Refusal.CHANGED: "changed since it was read; read it again",
-    Refusal.CLOSED: "is closed and takes no more messages, checkpoints and runs; make a new one, or fork it",
-    Refusal.HELD: "is held by another run; try again when that has ended",
-    Refusal.FENCED: "was taken over by another run while this one was paused; nothing was written",
-}
-
-
-def _too_many(limit: int | None, name: str) -> LimitExceeded:
-    return LimitExceeded(
-        f"there are {limit} sessions, the limit ({name}); delete one, or wait until one expires",
-        details={"field": name, "limit": limit, "remaining": 0},
-    )
 
 
 class SessionStore(Protocol):
