@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from agent_runtime.errors import ErrorType
-from agent_runtime.records import decode_record, encode_record
+from agent_runtime.records import decode_record, decoder_of, encode_record
 from agent_runtime.text import repair_values
 from agent_runtime.types import Message, ModelResponse, Question, RunStatus, ToolResult, Value
 
@@ -91,7 +91,7 @@ JournalItem: TypeAlias = (
     Began | ModelAnswered | ToolIntended | ToolEnded | ToolWithdrawn | Asked | Resumed | Restarted | StateKept | Stopped
 )
 
-_decoder = msgspec.msgpack.Decoder(tuple[JournalItem, ...])
+_decoder: msgspec.msgpack.Decoder[tuple[JournalItem, ...]] = decoder_of(tuple[JournalItem, ...])
 
 
 def encode_entry(items: Iterable[JournalItem]) -> bytes:

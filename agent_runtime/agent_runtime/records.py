@@ -7,7 +7,7 @@ declared types are decoded, so a stored record can never make code run.
 import struct
 import zlib
 from types import MappingProxyType
-from typing import TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import msgspec
 
@@ -44,6 +44,15 @@ def encode_record(value: object) -> bytes:
     return frame(_encode(value))
 
 
+def decoder_of(kind: Any) -> msgspec.msgpack.Decoder[Any]:
+    """Decodes values of this type, and refuses the extension types of MessagePack, which no record of ours has."""
+    return msgspec.msgpack.Decoder(kind, ext_hook=_no_extension)
+
+
+def _no_extension(code: int, data: memoryview) -> NoReturn:
+    raise msgspec.DecodeError(f"extension type {code}")
+
+
 def decode_record(data: bytes, decoder: msgspec.msgpack.Decoder[T], what: str) -> T:
     """Check the frame and decode its payload. Raises `CorruptRecord`, with `what` in the message."""
     if len(data) < _HEADER.size:
@@ -58,5 +67,5 @@ def decode_record(data: bytes, decoder: msgspec.msgpack.Decoder[T], what: str) -
         raise CorruptRecord(f"{what} is damaged: length or checksum is wrong")
     try:
         return decoder.decode(payload)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CorruptRecord(f"{what} cannot be read: it is a record of something else") from error

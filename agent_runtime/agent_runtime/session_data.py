@@ -8,11 +8,11 @@ import msgspec
 
 from agent_runtime.errors import ErrorType
 from agent_runtime.journal import Journal
-from agent_runtime.records import decode_record
+from agent_runtime.records import decode_record, decoder_of
 from agent_runtime.session_store import StoredCheckpoint, StoredRun, StoredSession
 from agent_runtime.types import Owner, Question, RunStatus, Value
 
-_json = msgspec.msgpack.Decoder(dict[str, Any])
+_json: msgspec.msgpack.Decoder[dict[str, Any]] = decoder_of(dict[str, Any])
 
 
 class Session(Value, frozen=True, kw_only=True):

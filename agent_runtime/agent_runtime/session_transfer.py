@@ -7,7 +7,7 @@ import msgspec
 from agent_runtime.errors import CorruptRecord, InvalidInput
 from agent_runtime.ids import new_id, new_secret_id
 from agent_runtime.payload import check_id, copy_json
-from agent_runtime.records import decode_record, encode_record
+from agent_runtime.records import decode_record, decoder_of, encode_record
 from agent_runtime.session_access import SessionAccess, check_session
 from agent_runtime.session_data import Session, values_of
 from agent_runtime.session_store import MessageBatch, Refusal, SessionContent, StoredCheckpoint
@@ -33,7 +33,7 @@ class ExportedSession(Value, frozen=True, kw_only=True, tag="session", forbid_un
     checkpoints: tuple[ExportedCheckpoint, ...]
 
 
-_decoder = msgspec.msgpack.Decoder(ExportedSession)
+_decoder: msgspec.msgpack.Decoder[ExportedSession] = decoder_of(ExportedSession)
 
 
 class SessionTransfer(SessionAccess):

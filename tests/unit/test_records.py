@@ -1,10 +1,12 @@
+from typing import Any
+
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_runtime import CorruptRecord, ErrorKind, ErrorType, MessageBatch
-from agent_runtime.records import decode_record, encode_record, frame
+from agent_runtime.records import decode_record, decoder_of, encode_record, frame
 from agent_runtime.types import Message
 
 VALUES = msgspec.msgpack.Decoder(dict[str, int])
@@ -41,11 +43,20 @@ RECORD = encode_record({"a": 1})
         frame(msgspec.msgpack.encode(["a", 1])),
         frame(msgspec.msgpack.encode({"a": "text"})),
         frame(b""),
+        frame(b"\x81\xa1\xff\x01"),  # text that is no UTF-8
+        frame(b"\x81\xa3\xed\xa0\x80\x01"),  # half a surrogate pair
     ],
 )
 def test_what_is_no_record_of_ours_is_refused(data: bytes) -> None:
     with pytest.raises(CorruptRecord):
         decode(data)
+
+
+@pytest.mark.parametrize("code", [0, 42, 127, -2, -128])
+def test_an_extension_type_is_refused_also_where_any_value_may_stand(code: int) -> None:
+    foreign = msgspec.msgpack.encode({"a": [msgspec.msgpack.Ext(code, b"x")]})
+    with pytest.raises(CorruptRecord):
+        decode_record(frame(foreign), decoder_of(dict[str, Any]), "it")
 
 
 def test_a_nest_of_a_hundred_thousand_lists_is_refused() -> None:

@@ -25,7 +25,7 @@ def decode(data: object, decoder: msgspec.msgpack.Decoder[T], what: str) -> T:
         raise CorruptRecord(f"{what} is damaged: its checksum is wrong")
     try:
         return decoder.decode(memoryview(data)[:-_SEAL])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise CorruptRecord(f"{what} cannot be read: it is a record of something else") from error
 
 
