@@ -1,5 +1,6 @@
 """A folder with a module that a user might write, as the current folder of the program."""
 
+import shutil
 import sys
 from collections.abc import Generator
 from pathlib import Path
@@ -100,6 +101,18 @@ def in_app_folder(app_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Generato
     yield
     for name in ("app", "broken", "incomplete"):
         sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Path]:
+    """A folder with `shop.py` in it, and nothing else; the current one."""
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    shutil.copy(Path(__file__).with_name("shop.py"), folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    yield folder
+    sys.modules.pop("shop", None)
 
 
 @pytest.fixture

@@ -25,12 +25,13 @@ def environment(**variables: str) -> dict[str, str]:
     return {**kept, **variables}
 
 
-def run_program(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run the program to its end, its output going into pipes."""
+def run_program(*arguments: str, cwd: Path, lines: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the program to its end, `lines` and its output going through pipes."""
     return subprocess.run(
         [*COMMAND, *arguments],
         cwd=cwd,
         env=environment(**variables),
+        input=lines,
         capture_output=True,
         text=True,
         timeout=30,
@@ -45,6 +46,7 @@ def started(*arguments: str, cwd: Path) -> Generator[subprocess.Popen[str]]:
         [*COMMAND, *arguments],
         cwd=cwd,
         env=environment(),
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

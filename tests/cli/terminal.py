@@ -3,6 +3,7 @@
 import fcntl
 import os
 import pty
+import select
 import struct
 import subprocess
 import termios
@@ -12,6 +13,8 @@ from pathlib import Path
 
 from tests.cli.program import COMMAND, environment, heed_ctrl_c
 
+_PATIENCE = 30.0
+
 
 class Terminal:
     """What a program that runs in a terminal has written so far."""
@@ -20,6 +23,7 @@ class Terminal:
         self.process = process
         self.text = ""
         self._end = end
+        self._seen = 0
 
     def read_until(self, words: str) -> None:
         """Read until `words` are there, or the program has ended."""
@@ -32,11 +36,27 @@ class Terminal:
             pass
         return self.process.wait(timeout=30)
 
+    def after(self, words: str, keys: bytes = b"") -> None:
+        """Read until `words` are there anew, and type; a program that ends before is a failure."""
+        while words not in self.text[self._seen :] and self._read():
+            pass
+        place = self.text.find(words, self._seen)
+        assert place >= 0, f"the program has ended, and has not said {words!r}:\n{self.text}"
+        self._seen = place + len(words)
+        self.press(keys)
+
+    def after_prompt_ctrl_c(self, prompt: str) -> None:
+        """Press Ctrl-C at a prompt. A letter is typed before: Python looks for signals when readline waits, not earlier."""
+        self.after(prompt, b"q")
+        self.after("q", b"\x03")
+
     def press(self, keys: bytes) -> None:
         """Type."""
         os.write(self._end, keys)
 
     def _read(self) -> bool:
+        ready, _, _ = select.select([self._end], [], [], _PATIENCE)
+        assert ready, f"the program has said nothing for {_PATIENCE} s:\n{self.text}"
         with suppress(OSError):  # Linux says "input/output error" at the end
             data = os.read(self._end, 1 << 16)
             self.text += data.decode().replace("\r\n", "\n")
@@ -71,6 +91,12 @@ def terminal(*arguments: str, cwd: Path, columns: int) -> Generator[Terminal]:
 def _take_terminal() -> None:
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C, typed, is a signal
     heed_ctrl_c()
+
+
+def shown(screen: Terminal) -> str:
+    """What is on the screen, without colours and without what switches the pasting of text."""
+    text = screen.text.replace("\x1b[?2004h", "").replace("\x1b[?2004l", "").replace("\r", "")
+    return "\n".join(map(without_colours, text.split("\n")))
 
 
 def without_colours(line: str) -> str:

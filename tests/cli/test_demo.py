@@ -1,21 +1,24 @@
 """`agent-runtime demo` on a small folder of Markdown, on this project's docs, and with a served model."""
 
 import os
+import re
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from tests.cli.program import ESCAPE, invoke, run_program
-from tests.cli.terminal import terminal, without_colours
+from tests.cli.terminal import shown, terminal
 from tests.servers.chat import Answer, ChatServer, refuse, say, serve_chat
 
 from agent_runtime import Secret
 from agent_runtime_adapters.cli.assistant import document_tools
 from agent_runtime_adapters.cli.demo import default_docs
 from agent_runtime_adapters.cli.exits import CommandFailed
+from agent_runtime_adapters.cli.killed import Killed
 from agent_runtime_adapters.cli.library import read_library
 from agent_runtime_adapters.cli.model import ModelChoice, chosen
+from agent_runtime_adapters.cli.terminal import console
 
 REFUSED = "authentication failed: present a credential that holds"
 
@@ -48,6 +51,47 @@ def test_without_a_question_everything_is_shown(docs: Path) -> None:
     assert "took longer than 0.5 s\n" in done.stdout
     assert ESCAPE not in done.stdout
     assert all(line == line.rstrip() for line in done.stdout.splitlines())
+    assert_finished_after_the_kill(done.stdout)
+    assert "   answer            yes (the demo's own: nobody has answered)\n" in done.stdout
+
+
+def assert_finished_after_the_kill(text: str) -> None:
+    """The part about the killed process: what each tool did, and in which of the two processes."""
+    told = re.findall(r"^ +process (\d+) +(.+)$", text, re.MULTILINE)
+    first, second = dict.fromkeys(process for process, _ in told)
+    assert told == [
+        (first, "reserve       takes the tart from the shelf"),
+        (first, "charge        has the bank book 30.00 EUR"),
+        (first, "is killed, in the middle of charge (exit status -9)"),
+        (second, "goes on with the run"),
+        (second, "ask the bank  finds 1 payment with the key of this call"),
+        (second, "send          hands the parcel over"),
+    ]
+    assert "in doubt, as it was started and has no end: charge\n" in text
+    assert "   question          May the parcel be sent? (yes or no)\n" in text or "? May the parcel be sent?\n" in text
+    assert "   result            The tart is on its way.\n" in text
+    for tool, process in (("reserve", first), ("charge", first), ("ask the bank", second), ("send", second)):
+        assert f"   {tool:<18}1 ×, in process {process}\n" in text
+
+
+def test_at_a_terminal_the_question_of_the_demo_is_asked(docs: Path) -> None:
+    with terminal("demo", "--docs", str(docs), cwd=docs, columns=120) as screen:
+        screen.after("answer (yes, no): ", b"yes\n")
+        assert screen.finish() == 0
+    assert_finished_after_the_kill(shown(screen))
+    with terminal("demo", "--docs", str(docs), cwd=docs, columns=120) as screen:
+        screen.after("answer (yes, no): ", b"no\n")
+        assert screen.finish() == 0
+    assert "   result            The tart is paid and stays here, as you wish.\n" in shown(screen)
+    assert "hands the parcel over" not in screen.text
+
+
+def test_a_process_of_the_demo_that_fails_is_told_with_its_last_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent_runtime_adapters.cli.killed.sys.executable", "/bin/false")
+    with pytest.raises(CommandFailed, match="the demo's process did not come to 'charge'"):
+        Killed(console(), tmp_path).show()
 
 
 def test_this_projects_own_docs_answer_the_questions_of_the_demo() -> None:
@@ -59,8 +103,9 @@ def test_this_projects_own_docs_answer_the_questions_of_the_demo() -> None:
 
 def test_in_a_terminal_of_60_columns_no_line_is_longer(docs: Path) -> None:
     with terminal("demo", "--docs", str(docs), cwd=docs, columns=60) as screen:
+        screen.after("answer (yes, no): ", b"\n")
         assert screen.finish() == 0
-    lines = [without_colours(line) for line in screen.text.splitlines()]
+    lines = shown(screen).splitlines()
     assert all(len(line) <= 60 for line in lines)
     assert "   guide/water.md:10" in lines or "   guide/water.md:5" in lines
     assert "the client writes slowly, so that you can read" in " ".join(lines)

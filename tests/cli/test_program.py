@@ -84,7 +84,16 @@ def test_the_version_is_that_of_the_distribution(tmp_path: Path) -> None:
 def test_every_command_has_a_whole_line_of_help_at_60_columns(tmp_path: Path) -> None:
     done = run_program("--help", cwd=tmp_path, COLUMNS="60")
     commands = done.stdout.partition("Commands:\n")[2].splitlines()
-    assert [line.split()[0] for line in commands] == ["run", "chat", "resume", "demo", "explain", "lint", "doctor", "sessions"]
+    assert [line.split()[0] for line in commands] == [
+        "run",
+        "chat",
+        "resume",
+        "demo",
+        "explain",
+        "lint",
+        "doctor",
+        "sessions",
+    ]
     assert all(line.endswith(".") and not line.endswith("...") for line in commands)
     assert all(len(line) <= 60 for line in done.stdout.splitlines())
 

@@ -51,7 +51,7 @@ def chat(
     tenant: Tenant = None,
     api_key_env: Key = None,
 ) -> None:
-    """Talk with an agent; the conversation is kept.
+    """Talk with an agent that remembers.
 
     Piped, each line of standard input is one message, and the exit code is that of the last run.
     """
@@ -108,7 +108,7 @@ class Chat:
         """The exit code."""
         self._greet()
         self._offer()
-        while (line := self._line()) is not None and line.strip() != "/quit":
+        while (line := self._line()) is not None and line.rstrip() != "/quit":
             if line.strip():
                 self._take(line)
         if self._lines.typed:

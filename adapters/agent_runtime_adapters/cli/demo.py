@@ -11,6 +11,7 @@ from agent_runtime_adapters.cli import late
 from agent_runtime_adapters.cli.assistant import assistant, document_tools
 from agent_runtime_adapters.cli.exits import EXIT_CODES
 from agent_runtime_adapters.cli.extractive import ExtractiveClient
+from agent_runtime_adapters.cli.killed import show_killed
 from agent_runtime_adapters.cli.library import Library, read_library
 from agent_runtime_adapters.cli.model import API_KEY, BASE_URL, MODEL, ModelChoice, chosen
 from agent_runtime_adapters.cli.run import failure
@@ -44,9 +45,12 @@ def demo(
         return
     questions = own_questions(library) if docs is not None else _QUESTIONS
     run_to_end(Tour(library, client, choice).show, questions)
+    show_killed()
 
 
 demo.__doc__ = f"""{demo.__doc__}
+
+Without a question it asks three, shows the onion at work, and kills a process in the middle of a tool to go on in another.
 
 Without a model, an extractive client searches and quotes. A real one comes from the environment: {MODEL} with {API_KEY} (or
 OPENAI_API_KEY), or with {BASE_URL} for any server that speaks chat completions.

@@ -54,7 +54,7 @@ def resume(
         bool, typer.Option("--json", help="Ask nothing, and print the result as one JSON document at the end.")
     ] = False,
 ) -> None:
-    """Go on with a run that was cut short, or waits.
+    """Go on with a run that was cut short.
 
     What its tools and models gave is not asked for again. Open questions are asked on a terminal; elsewhere they are
     printed, and the exit code is 3.
@@ -95,12 +95,8 @@ def find(turns: Turns, place: Place, run_id: str | None) -> UnfinishedRun | None
     runs = turns.unfinished(place)
     if not runs:
         known = turns.ask(turns.sessions.exists, place.session_id, owner=place.owner)
-        missing = (
-            f"session {place.session_id!r} has no unfinished run"
-            if known
-            else f"there is no session {place.session_id!r}"
-        )
-        raise NotFound(f"{missing} of user {place.owner.user_id!r}")
+        of = f"{place.session_id!r} of user {place.owner.user_id!r}"
+        raise NotFound(f"session {of} has no unfinished run" if known else f"there is no session {of}")
     if run_id is None:
         return runs[0]
     return next((run for run in runs if run_id in (run.run_id, run.last_run_id)), None)

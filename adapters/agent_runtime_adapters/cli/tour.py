@@ -1,4 +1,4 @@
-"""The demo without a question: three answers, the onion with its times, a wrong key, and a timeout."""
+"""The demo without a question: three answers, the onion with its times, a wrong key, and a timeout. What follows is in `killed`."""
 
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -12,14 +12,13 @@ from agent_runtime_adapters.cli.library import Library
 from agent_runtime_adapters.cli.model import MODEL, ModelChoice
 from agent_runtime_adapters.cli.onion import onion
 from agent_runtime_adapters.cli.run import failure
+from agent_runtime_adapters.cli.sections import INDENT, facts, title
 from agent_runtime_adapters.cli.streaming import streamed
-from agent_runtime_adapters.cli.terminal import Answer, console, entry, printable
+from agent_runtime_adapters.cli.terminal import Answer, console, printable
 from agent_runtime_adapters.cli.times import LayerTimes
 from agent_runtime_middleware.auth import ApiKeyRecord, ApiKeys
 from agent_runtime_middleware.logging import LogRecord
 
-_INDENT = 3
-_COLUMN = 12
 _LOGGED = ("outcome", "error_type", "user_id", "duration_ms")
 _HANG = 30.0  # seconds that the broken search would take
 _PATIENCE = 0.5  # seconds that its run gets
@@ -46,7 +45,7 @@ class Tour:
         self._library = library
         self._client = client
         self._choice = choice
-        self._answer = Answer(_INDENT)
+        self._answer = Answer(INDENT)
         self._log: deque[LogRecord] = deque(maxlen=1)
         self._key, self._records = demo_key()
 
@@ -64,7 +63,11 @@ class Tour:
             slow = (
                 "" if self._choice or not self._out.is_terminal else "; the client writes slowly, so that you can read"
             )
-            self._title("The onion", f"calls and time in the {len(questions)} runs above; inner layers included{slow}")
+            title(
+                self._out,
+                "The onion",
+                f"calls and time in the {len(questions)} runs above; inner layers included{slow}",
+            )
             self._out.print(onion(executor, times.beside, self._out.width))
             await self._refuse(executor)
         await self._time_out()
@@ -76,10 +79,10 @@ class Tour:
         else:
             model = f"{self._choice.model} at {self._choice.host}"
         self._out.print(Text("A documentation assistant, inside four layers", style="bold"))
-        self._facts(("documents", f"{files} files, {passages} passages"), ("model", model))
+        facts(self._out, ("documents", f"{files} files, {passages} passages"), ("model", model))
 
     async def _ask(self, executor: AgentExecutor, number: int, question: str) -> None:
-        self._title(f"{number}  {question}")
+        title(self._out, f"{number}  {question}")
         result = await streamed(executor, self._context(question, self._key), self._answer)
         if not result.success:
             raise failure(result)
@@ -87,15 +90,15 @@ class Tour:
         tokens = f", {usage.input_tokens + usage.output_tokens:,} tokens" if usage.output_tokens else ""
         spent = f"{result.execution_time_ms / 1000:.2f} s, {usage.requests} model calls{tokens}"
         self._out.print()
-        self._out.print(Text(f"{' ' * _INDENT}{spent}", style="dim"))
+        self._out.print(Text(f"{' ' * INDENT}{spent}", style="dim"))
 
     async def _refuse(self, executor: AgentExecutor) -> None:
-        self._title("A wrong key", "an API key of the right form that nobody issued")
+        title(self._out, "A wrong key", "an API key of the right form that nobody issued")
         stranger, _ = ApiKeys.generate("demo")
         self._outcome(await executor.execute(self._context("Let me in.", stranger)))
 
     async def _time_out(self) -> None:
-        self._title("A timeout", f"a search that hangs for {_HANG:g} s, in a run that may take {_PATIENCE:g} s")
+        title(self._out, "A timeout", f"a search that hangs for {_HANG:g} s, in a run that may take {_PATIENCE:g} s")
         tools = [hanging_search(_HANG)]
         executor = assistant(
             ExtractiveClient(), tools, records=self._records, write=self._log.append, run_timeout=_PATIENCE
@@ -105,7 +108,8 @@ class Tour:
 
     def _outcome(self, result: AgentResult) -> None:
         outcome = "success" if result.success else str(result.error_type)
-        self._facts(
+        facts(
+            self._out,
             ("error_type", outcome),
             ("error", result.error or "none"),
             ("after", f"{result.execution_time_ms:,.1f} ms"),
@@ -123,16 +127,5 @@ class Tour:
 
     def _tell(self, tool: str, asked: str) -> None:
         self._answer.end_apart()
-        line = Text(f"{' ' * _INDENT}{tool:<7}{printable(asked)}", style="dim")
+        line = Text(f"{' ' * INDENT}{tool:<7}{printable(asked)}", style="dim")
         self._out.print(line, no_wrap=True, overflow="ellipsis")
-
-    def _title(self, title: str, note: str = "") -> None:
-        self._out.print()
-        self._out.print(Text(printable(title), style="bold"))
-        if note:
-            self._out.print(Text(note, style="dim"))
-        self._out.print()
-
-    def _facts(self, *facts: tuple[str, str]) -> None:
-        for name, value in facts:
-            entry(self._out, Text(name, style="dim"), value, column=_COLUMN, indent=_INDENT)
