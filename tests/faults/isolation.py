@@ -247,17 +247,22 @@ WORDS = (
 
 
 def owners(chance: random.Random, example: int) -> list[Owner]:
-    """From two to five owners of this example, whose names are alike."""
-    found: dict[Owner, None] = {}
-    while len(found) < 2 or (len(found) < 5 and chance.random() < 0.6):
-        tenant, user = chance.choice(WORDS), chance.choice(WORDS)
-        whole = f"{example}{tenant}"
-        found[
-            Owner(tenant_id=None, user_id=whole + user)
-            if chance.random() < 0.3
-            else Owner(tenant_id=whole, user_id=user)
-        ] = None
-    return list(found)
+    """From two to five owners of this example that a careless key, or a careless query, takes for one another."""
+    first, second, third = chance.choices(WORDS, k=3)
+    first, join = f"{example}{first}", chance.choice(["", ":", "/", "|", " "])
+    alike = {
+        Owner(tenant_id=None, user_id=join.join([first, second, third])): None,
+        Owner(tenant_id=first, user_id=join.join([second, third])): None,
+        Owner(tenant_id=join.join([first, second]), user_id=third): None,
+        Owner(tenant_id=first, user_id=third): None,
+        Owner(tenant_id=first, user_id=second): None,
+        Owner(tenant_id=None, user_id=third): None,
+        Owner(tenant_id="None", user_id=join.join([first, second, third])): None,
+        Owner(tenant_id=first.swapcase(), user_id=third.swapcase()): None,
+    }
+    found = list(alike)
+    chance.shuffle(found)
+    return found[: chance.randint(2, 5)]
 
 
 async def answered(call: Awaitable[object]) -> object:
