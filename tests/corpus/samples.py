@@ -50,18 +50,18 @@ MESSAGES = (
     Message(role="assistant", content="Done."),
 )
 RESPONSE = ModelResponse(message=MESSAGES[2], usage=USAGE, finish_reason="tool_calls", model="m1")
-QUESTION = Question(key="run1:0:0", text="What became of it?", kind="in_doubt", details={"tool": "pay"})
-TOOL = {"key": "run1:0:0", "name": "pay", "digest": "0" * 32}
+KEY, DIGEST = "run1:0:0", "0" * 32
+QUESTION = Question(key=KEY, text="What became of it?", kind="in_doubt", details={"tool": "pay"})
 
 ITEMS: Mapping[str, JournalItem] = {
     "began": Began(agent_id="a", task="Pay", metadata=VALUES, messages=MESSAGES, fingerprint="f" * 32),
     "model_answered": ModelAnswered(step=0, response=RESPONSE),
-    "tool_intended": ToolIntended(**TOOL),
-    "tool_ended": ToolEnded(**TOOL, result=ToolResult(content="paid", is_error=False)),
-    "tool_failed": ToolEnded(**TOOL, error="no money", error_type=ErrorType.TOOL),
-    "tool_withdrawn": ToolWithdrawn(key="run1:0:0"),
+    "tool_intended": ToolIntended(key=KEY, name="pay", digest=DIGEST),
+    "tool_ended": ToolEnded(key=KEY, name="pay", digest=DIGEST, result=ToolResult(content="paid", is_error=False)),
+    "tool_failed": ToolEnded(key=KEY, name="pay", digest=DIGEST, error="no money", error_type=ErrorType.TOOL),
+    "tool_withdrawn": ToolWithdrawn(key=KEY),
     "asked": Asked(questions=(QUESTION, Question(key="q", text="Really?"))),
-    "resumed": Resumed(run_id="run2", answers={"q": VALUES, "run1:0:0": "not_done"}),
+    "resumed": Resumed(run_id="run2", answers={"q": VALUES, KEY: "not_done"}),
     "restarted": Restarted(),
     "state_kept": StateKept(values=VALUES),
     "stopped": Stopped(status=RunStatus.FAILED, error_type=ErrorType.PROVIDER),

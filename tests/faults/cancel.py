@@ -213,11 +213,11 @@ class Cancellations:
         ended: list[tuple[Outcome, bool]],
     ) -> None:
         limit, scope = anyio.CancelScope(deadline=anyio.current_time() + PATIENCE), anyio.CancelScope()
-        task = asyncio.current_task()
+        task = asyncio.current_task() if fault != "scope" else None
 
         def strike() -> None:
             scene.witness.say("struck", session=scene.session)
-            if fault == "scope" or task is None:
+            if task is None:
                 scope.cancel()
             else:
                 task.cancel()
@@ -255,7 +255,7 @@ async def cancel(store: str, count: int, seed: int, *, stride: int = 1) -> Figur
             trials = Cancellations(opened, Path(place))
             for _ in range(count):
                 for name in SCENARIOS:
-                    for fault, every in FAULTS.items():
+                    for fault, every in FAULTS.items():  # all of them are asyncio's but the first
                         await trials.at_each_await(name, fault, stride * every)
     return trials.tally.figure("R1", store, trials.trials, "cancellations", seed=None, since=since)
 

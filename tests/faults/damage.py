@@ -62,7 +62,7 @@ async def _file(count: int, chance: random.Random, tally: Tally) -> int:
             changed = bytearray(data)
             where = chance.randrange(len(data))
             changed[where] ^= chance.randrange(1, 256)
-            _put(path, changed)
+            _put(path, bytes(changed))
             await _read_file(path, where, tally)
     return count
 

@@ -150,7 +150,8 @@ async def kill(store: str, count: int, seed: int, durability: Durability = "sync
     since = time.perf_counter()
     kills = Kills(store, count, seed, durability)
     with tempfile.TemporaryDirectory() as place:
-        folders = [Path(place) / f"files{max(0, lane - SHARED + 1)}" for lane in range(LANES)]
+        lanes = LANES if count > LANES * TURNS else SHARED
+        folders = [Path(place) / f"files{max(0, lane - SHARED + 1)}" for lane in range(lanes)]
         for folder in folders:
             folder.mkdir(exist_ok=True)
         async with anyio.create_task_group() as group:

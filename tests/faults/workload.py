@@ -108,7 +108,12 @@ class Shop:
         return await self._do("ship", what, call)
 
     async def _do(self, name: str, what: str, call: ToolCall) -> str:
-        told = {"session": call.context.session_id, "keys": [call.idempotency_key], "tool": name, "text": what}
+        told: dict[str, Any] = {
+            "session": call.context.session_id,
+            "keys": [call.idempotency_key],
+            "tool": name,
+            "text": what,
+        }
         self._witness.say("start", **told)
         await anyio.sleep(random.uniform(0, self._pause))
         self._witness.say("effect", durable=True, **told)

@@ -1,0 +1,100 @@
+"""The programs of `tests/faults`, with few faults; `AGENT_RUNTIME_SOAK=1` has them make all, from a new seed."""
+
+import time
+
+import anyio
+import pytest
+from tests.faults.cancel import cancel
+from tests.faults.drain import drain
+from tests.faults.fence import fence
+from tests.faults.figures import SOAK, Figure, Program, kept
+from tests.faults.isolation import CALLED, isolation
+from tests.faults.kill import kill
+from tests.faults.outage import outage
+from tests.faults.places import DURABLE, STORES
+from tests.faults.race import race
+from tests.faults.skew import skew
+
+from agent_runtime import SessionManager
+
+SEED = time.time_ns() % 1_000_000 if SOAK else 7
+
+durable = pytest.mark.parametrize("store", DURABLE)
+every = pytest.mark.parametrize("store", STORES)
+
+
+def made(program: Program, store: str, *, few: int, full: int) -> Figure:
+    figure: Figure = kept(anyio.run(program, store, full if SOAK else few, SEED))
+    assert figure.met, str(figure)
+    return figure
+
+
+@durable
+def test_a_worker_killed_at_any_moment_loses_and_repeats_nothing(store: str) -> None:
+    figure = made(kill, store, few=15, full=200)
+    assert figure.faults >= 15 and figure.seen["turns completed"] > 0
+
+
+@durable
+def test_a_worker_killed_while_it_writes_behind_repeats_no_effect(store: str) -> None:
+    async def behind(store: str, count: int, seed: int) -> Figure:
+        return await kill(store, count, seed, "async")
+
+    figure = anyio.run(behind, store, 100 if SOAK else 8, SEED)
+    assert figure.met, str(figure)
+
+
+@durable
+def test_all_that_a_worker_writes_is_refused_when_it_was_paused_for_too_long(store: str) -> None:
+    figure = made(fence, store, few=3, full=100)
+    assert figure.seen["stale writes refused"] >= figure.faults
+
+
+@every
+def test_of_eight_workers_that_resume_a_run_one_has_it(store: str) -> None:
+    made(race, store, few=4, full=200)
+
+
+@every
+def test_a_clock_that_steps_changes_no_order_and_ends_nothing_before_its_time(store: str) -> None:
+    made(skew, store, few=30, full=500)
+
+
+@every
+def test_a_cancellation_at_any_await_leaves_nothing_half_done(store: str) -> None:
+    if SOAK:
+        made(cancel, store, few=1, full=3)
+        return
+    figure = anyio.run(lambda: cancel(store, 1, SEED, stride=13))
+    assert figure.met, str(figure)
+
+
+@every
+def test_a_store_call_that_fails_loses_and_repeats_nothing(store: str) -> None:
+    made(outage, store, few=17, full=1)
+
+
+@durable
+def test_a_service_that_is_told_to_end_leaves_every_run_ended_or_resumable(store: str) -> None:
+    made(drain, store, few=2, full=50)
+
+
+@every
+def test_an_owner_is_answered_as_if_there_were_no_other(store: str) -> None:
+    made(isolation, store, few=60, full=5_000)
+
+
+def test_the_owners_call_every_method_that_takes_an_owner() -> None:
+    public = {name for name in dir(SessionManager) if not name.startswith("_")}
+    used_by_runs = {
+        "acquire",
+        "finish_run",
+        "journal",
+        "record",
+        "release",
+        "renewing",
+        "renewing_later",
+        "stored_runs",
+    }
+    of_all_owners = {"cleanup_expired"}
+    assert public - used_by_runs - of_all_owners == CALLED.keys() - {"execute", "resume"}
