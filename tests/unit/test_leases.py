@@ -180,11 +180,23 @@ async def test_a_store_that_is_away_for_a_moment_costs_no_lease(world: World) ->
         await anyio.sleep(0.2)
     assert store.calls.count("renew") >= 2
     store.calls.clear()
-    with pytest.raises(SessionConflict, match="was lost"):
-        async with sessions.lease("s", owner=ANN, ttl=0.09):
+    with anyio.fail_after(0.6), pytest.raises(SessionConflict, match="was lost"):
+        async with sessions.lease("s", owner=ANN, ttl=0.15):
+            while "renew" not in store.calls:  # noqa: ASYNC110 - a call of the store sets no event
+                await anyio.sleep(0.005)
+            await anyio.sleep(0.01)
             store.away = True
             await anyio.sleep(5)
     store.away = False
+
+
+async def test_a_lost_lease_is_noticed_at_the_next_renewal(world: World) -> None:
+    held = await world.sessions.acquire("s", owner=ANN, holder="h", seconds=30)
+    with anyio.fail_after(2), pytest.raises(SessionConflict, match="was lost"):
+        async with world.sessions.renewing("s", held.token, owner=ANN, seconds=30, every=0.02):
+            world.now += 60
+            await world.sessions.acquire("s", owner=ANN, holder="other", seconds=30)
+            await anyio.sleep(5)
 
 
 class Moody(Mortal):

@@ -646,7 +646,8 @@ async def test_a_resumed_run_that_was_started_again_goes_on_with_its_last_answer
     assert (await executor.execute(ASKED)).error_type is ErrorType.PROVIDER
     assert (await shop.executor("done").execute(AGAIN, resume=Resume())).success
     assert shop.done == ["price old", "price new"]
-    assert [text for role, text in await shop.messages() if role == "assistant"] == ["", "done"]
+    messages = await shop.sessions.messages("s", owner=ANN)
+    assert [call.arguments for message in messages for call in message.tool_calls] == ['{"item":"new"}']
 
 
 async def test_an_agent_that_is_started_again_after_its_turn_was_kept_adds_another(shop: Shop) -> None:
@@ -816,6 +817,8 @@ async def test_other_tools_or_another_agent_are_refused_unless_allowed(shop: Sho
         await fewer.execute(AGAIN, resume=Resume(), raise_on_error=True)
     with pytest.raises(InvalidInput, match="is one of agent 'shop', and the context asks for 'other'"):
         await fewer.execute(AGAIN.replace(agent_id="other"), resume=Resume(), raise_on_error=True)
+    [waiting] = await shop.sessions.unfinished_runs("s", owner=ANN)
+    assert (waiting.status, len(waiting.questions)) == (RunStatus.SUSPENDED, 1)  # as if nobody had tried
     resume = Resume(answers={"ship": 1}, allow_changed=True)
     assert (await fewer.execute(AGAIN, resume=resume)).output == "done"
 
@@ -868,13 +871,13 @@ async def test_durable_state_is_there_again(shop: Shop) -> None:
         return f"{state[basket]} {answer} {passing in state} {counted}"
 
     async def counting(context: AgentContext, call_next: CallNext) -> AgentResult:
-        context.run.state[count] = context.run.state.get(count, 0) + 1
+        context.run.state[count] = 1 if context.run.resume is None else 2
         return await call_next(context)
 
     executor = AgentExecutor(agent, session_manager=shop.sessions, middleware=[counting])
     assert (await executor.execute(ASKED)).questions
     result = await executor.execute(AGAIN, resume=Resume(answers={"k": 1}))
-    assert result.output == "['tea'] 1 False 1"
+    assert result.output == "['tea'] 1 False 2"
     state = (await run_state(executor)).run.state
     with pytest.raises(InvalidInput, match="a set is not a JSON value"):
         state[StateKey("x", durable=True)] = {"no JSON"}
@@ -1196,3 +1199,82 @@ async def test_a_run_knows_the_fencing_token_of_its_session(shop: Shop) -> None:
         await executor.execute(ASKED.replace(session_id=session_id))
     first, second, none = fences
     assert none is None and first is not None and second is not None and second > first
+
+
+async def test_an_answer_about_a_call_holds_for_one_start_only(shop: Shop) -> None:
+    question = await in_doubt(shop)
+    line = Mortal(shop.store)
+    line.after = lambda name, args: line.die() if line.calls.count("record") == 2 else None
+    executor = shop.executor(sessions=SessionManager(line.as_store))
+    result = await executor.execute(AGAIN, resume=Resume(answers={question.key: "not_done"}))
+    assert result.error_type is ErrorType.STORE  # it died again when it had recorded its intent
+    shop.now += 31.0
+    [run] = await shop.sessions.unfinished_runs("s", owner=ANN)
+    assert (run.status, run.questions, run.in_doubt) == (RunStatus.RUNNING, (), ("charge",))
+    result = await shop.executor("done").execute(AGAIN, resume=Resume())
+    assert result.questions == (question,)
+    assert shop.done == []
+
+
+async def test_in_one_run_too_an_answer_holds_for_one_start(shop: Shop) -> None:
+    started = 0
+
+    @tool
+    async def charge(amount: int) -> str:
+        nonlocal started
+        started += 1
+        await anyio.sleep_forever()
+        return "never"
+
+    @tool_middleware
+    async def twice(call: ToolCall, call_next: CallNext[ToolCall, ToolResult]) -> ToolResult:
+        with anyio.move_on_after(0.02):
+            return await call_next(call)
+        return await call_next(call)
+
+    question = await in_doubt(shop, [charge])
+    executor = shop.executor("done", tools=[charge], middleware=[twice])
+    result = await executor.execute(AGAIN, resume=Resume(answers={question.key: "not_done"}))
+    assert (result.questions, started) == ((question,), 1)
+
+
+async def test_what_has_happened_is_recorded_although_the_run_is_cancelled(shop: Shop) -> None:
+    line = Mortal(shop.store)
+
+    @tool
+    async def charge(amount: int) -> str:
+        shop.done.append("charge")
+        executor.cancel(next(iter(executor.runs)))
+        return "charged"
+
+    class Waiting(Mortal):
+        def __getattr__(self, name: str) -> Any:
+            operation = super().__getattr__(name)
+
+            async def late(*args: Any, **options: Any) -> object:
+                await anyio.sleep(0.001)
+                return await operation(*args, **options)
+
+            return late
+
+    line = Waiting(shop.store)
+    executor = shop.executor(CHARGE, tools=[charge], sessions=SessionManager(line.as_store))
+    assert isinstance((await executor.execute(ASKED)).exception, RunCancelled)
+    [run] = await shop.sessions.unfinished_runs("s", owner=ANN)
+    assert (run.in_doubt, run.steps) == ((), 2)
+
+
+async def test_what_a_hook_says_and_cannot_be_recorded_at_once_is_no_question(shop: Shop) -> None:
+    async def reconcile(call: ToolCall) -> str:
+        line.before = once
+        return "paid"
+
+    def once(name: str, args: tuple[Any, ...]) -> None:
+        line.before = lambda name, args: None
+        raise StoreUnavailable("for a moment")
+
+    line = Mortal(shop.store)
+    executor = shop.executor(CHARGE, "no", tools=slow(shop, reconcile), sessions=SessionManager(line.as_store))
+    assert isinstance((await executor.execute(ASKED)).exception, StoreUnavailable)
+    [run] = await shop.sessions.unfinished_runs("s", owner=ANN)
+    assert (run.status, run.in_doubt) == (RunStatus.FAILED, ())  # and was recorded after all
