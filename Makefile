@@ -29,8 +29,10 @@ test-all:  ## Run all tests on Python 3.11, 3.12 and 3.13, each in an environmen
 		$(MAKE) --no-print-directory test VENV=.venv-$$version PYTHON="$$(.ci/find-python $$version)"; \
 	done
 
-soak: $(VENV)/.dev-installed  ## Run all tests with the full counts of faults, cancellations and random inputs.
-	AGENT_RUNTIME_SOAK=1 $(RUN) pytest -n $(WORKERS)
+soak: $(VENV)/.dev-installed  ## Run all tests with the full counts of faults, cancellations and random inputs; write the table in docs/.
+	@mkdir -p build/faults
+	AGENT_RUNTIME_SOAK=1 $(RUN) pytest -n $(WORKERS) --junitxml=build/faults/soak.xml
+	$(RUN) tests.faults.scorecard
 
 lint: $(VENV)/.dev-installed  ## Check style and format.
 	$(RUN) ruff check .

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
 from pathlib import Path
 
 import anyio
@@ -98,10 +97,18 @@ def stamped(figure: Figure) -> Figure:
 
 def commit() -> str:
     """The commit, with a plus where the sources of the product differ from it."""
-    asked = partial(subprocess.run, cwd=ROOT, capture_output=True, text=True, check=False)
-    name = asked(["git", "rev-parse", "--short", "HEAD"]).stdout.strip() or "unknown"
-    changed = asked(["git", "status", "--porcelain", "--", "agent_runtime", "adapters", "middleware"]).stdout
-    return f"{name}+" if changed.strip() else name
+    name = _git("rev-parse", "--short", "HEAD") or "unknown"
+    return f"{name}+" if _git("status", "--porcelain", "--", "agent_runtime", "adapters", "middleware") else name
+
+
+def committed_at() -> float:
+    """When the commit was made, in Unix seconds."""
+    return float(_git("log", "-1", "--format=%ct") or 0)
+
+
+def _git(*command: str) -> str:
+    done = subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
 
 
 def kept(figure: Figure) -> Figure:

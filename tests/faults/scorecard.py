@@ -1,0 +1,156 @@
+"""All figures in one table: `python -m tests.faults.scorecard` writes it into `docs/reliability.md`.
+
+A figure that `make soak` has made at this commit is taken as it is; what is missing is made now. Fails where one is not met.
+"""
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from xml.etree import ElementTree
+
+import msgspec
+from tests.faults.figures import FOLDER, ROOT, Figure, commit, committed_at, stamped
+
+PAGE = ROOT / "docs" / "reliability.md"
+BEGIN = "<!-- scorecard: begin, written by python -m tests.faults.scorecard -->"
+END = "<!-- scorecard: end -->"
+TESTED = FOLDER / "soak.xml"  # what pytest says of the tests with the full counts
+BOTH = ("memory", "sqlite")
+
+
+class Line(msgspec.Struct, frozen=True):
+    """A figure of the table: made by a program of this folder, or by tests whose names hold all of `words`."""
+
+    name: str
+    title: str
+    stores: Sequence[str]
+    program: str = ""
+    count: int = 1
+    words: Sequence[str] = ()
+
+
+CARD = (
+    Line("R1", "a cancellation at every await of 8 scenarios, by a scope and natively", BOTH, "cancel", 3),
+    Line("R2", "every store call fails, before or after its effect, once and four times", BOTH, "outage", 1),
+    Line("R3", "a worker killed with SIGKILL at any moment", ("sqlite",), "kill", 200),
+    Line("R5", "one run resumed by 8 workers at once", BOTH, "race", 200),
+    Line("R6", "a worker paused for longer than its lease", ("sqlite",), "fence", 100),
+    Line("R7", "the store's clock steps by an hour between calls", BOTH, "skew", 500),
+    Line("R8", "random sequences of calls, compared with a model", BOTH, words=("tests.machines",)),
+    Line("R12", "streams left at every event, in every way", ("any",), words=("tests.reliability.test_streams",)),
+    Line("R17", "a service told to end, with SIGTERM, under load", ("sqlite",), "drain", 50),
+    Line("R19", "what is stored, with a byte changed", BOTH, "damage", 10_000),
+    Line("S3", "owners with names that look alike", BOTH, "isolation", 5_000),
+    Line("S4", "hostile records", BOTH, "foreign", 1),
+)
+
+
+def made(line: Line, store: str) -> Figure:
+    """The figure of `make soak`, or a new one."""
+    place = FOLDER / f"{line.name}-{store}.json"
+    if place.is_file():
+        figure = msgspec.json.decode(place.read_bytes(), type=Figure)
+        if figure.commit == commit():
+            return figure
+    if not line.program:
+        return counted(line, store, tested())
+    command = [sys.executable, "-m", f"tests.faults.{line.program}", "--store", store, "-n", str(line.count)]
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    subprocess.run([*command, "--report", str(place)], cwd=ROOT, check=False, stdout=subprocess.DEVNULL)
+    return msgspec.json.decode(place.read_bytes(), type=Figure)
+
+
+def tested() -> ElementTree.Element:
+    """What pytest says of the tests that are figures, with the full counts."""
+    if not TESTED.is_file() or TESTED.stat().st_mtime < committed_at():
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        places = ["tests/machines", "tests/reliability/test_streams.py"]
+        subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", *places, f"--junitxml={TESTED}"],
+            cwd=ROOT,
+            check=False,
+            env={**os.environ, "AGENT_RUNTIME_SOAK": "1"},
+        )
+    return ElementTree.parse(TESTED).getroot()
+
+
+def counted(line: Line, store: str, report: ElementTree.Element) -> Figure:
+    """The tests of this line and store, as a figure."""
+    cases = [case for case in report.iter("testcase") if _belongs(case, line, store)]
+    failed = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
+    return stamped(
+        Figure(
+            name=line.name,
+            store=store,
+            faults=len(cases),
+            unit="machines, each 2,000 sequences of 50 steps" if line.name == "R8" else "tests",
+            bad={"failures": len(failed) if cases else 1},
+            first=[f"{case.get('classname')} {case.get('name')}" for case in failed],
+            seconds=round(sum(float(case.get("time") or 0) for case in cases), 2),
+        )
+    )
+
+
+def _belongs(case: ElementTree.Element, line: Line, store: str) -> bool:
+    name = f"{case.get('classname')} {case.get('name')}"
+    if not all(word in name for word in line.words):
+        return False
+    return store == "any" or ("sqlite" in name.lower()) == (store == "sqlite")
+
+
+def rows(figures: Sequence[tuple[Line, Figure]]) -> Iterator[str]:
+    yield "| | fault | store | made | what must be 0 | seen on the way | seed | s |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for line, figure in figures:
+        wrong = {what: count for what, count in figure.bad.items() if count}
+        bad = "; ".join(f"**{count} {what}**" for what, count in wrong.items())
+        zero = "; ".join(what for what in figure.bad if what not in wrong)
+        seen = "; ".join(f"{what}: {count:,.10g}" for what, count in figure.seen.items())
+        verdict = " — ".join(part for part in (bad, f"0 {zero}" if zero else "") if part)
+        seed = "" if figure.seed is None else str(figure.seed)
+        yield (
+            f"| {line.name} | {line.title} | {figure.store} | {figure.faults:,} {figure.unit} | {verdict} | {seen} | {seed} | "
+            f"{figure.seconds:,.0f} |"
+        )
+
+
+def table(figures: Sequence[tuple[Line, Figure]]) -> str:
+    first = figures[0][1]
+    day = datetime.now(UTC).date().isoformat()
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    made_of = f"{platform.python_implementation()} {first.python}, SQLite {first.sqlite}, {machine}"
+    return "\n".join([f"Made on {day} at commit {first.commit} with {made_of}.", "", *rows(figures)])
+
+
+def replaced(page: str, table: str) -> str:
+    """The page with the table between its marks."""
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{table}\n{END}{after}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.scorecard", description=__doc__)
+    parser.add_argument("figure", nargs="*", help="only these (R3, S4, ...); nothing is written then")
+    options = parser.parse_args()
+    since = time.perf_counter()
+    figures: list[tuple[Line, Figure]] = []
+    for line in CARD:
+        if options.figure and line.name not in options.figure:
+            continue
+        for store in line.stores:
+            figures.append((line, made(line, store)))
+            print(figures[-1][1], flush=True)
+    if not options.figure:
+        PAGE.write_text(replaced(PAGE.read_text("utf-8"), table(figures)), "utf-8")
+        print(f"written in {time.perf_counter() - since:.0f} s: {PAGE.relative_to(ROOT)}")
+    sys.exit(0 if all(figure.met for _, figure in figures) else 1)
+
+
+if __name__ == "__main__":
+    main()
