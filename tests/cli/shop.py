@@ -4,6 +4,7 @@ The task names the tools to call, in order: `reserve; charge`. Each writes what 
 """
 
 import os
+import time
 from pathlib import Path
 
 import anyio
@@ -79,13 +80,21 @@ async def name(call: ToolCall, note: str) -> str:
     return f"name: {await call.context.ask('Who are you?', key='name')!r}"
 
 
+def stall(note: str) -> str:
+    """Take long, in a thread that nobody can stop."""
+    log("stall")
+    time.sleep(20)
+    return "done"
+
+
 TOOLS: dict[str, Tool] = {
-    function.name: function
-    for function in (
+    made.name: made
+    for made in (
         tool(kind="effect")(reserve),
         tool(kind="effect")(charge),
         tool(kind="pure")(approve),
         tool(kind="pure")(name),
+        tool(kind="pure")(stall),
     )
 }
 LIMITS = Limits(lease=1.0, lease_renewal=0.25)

@@ -14,6 +14,7 @@ from pathlib import Path
 from tests.cli.program import COMMAND, environment, heed_ctrl_c
 
 _PATIENCE = 30.0
+_UNHEEDED = 3.0
 
 
 class Terminal:
@@ -46,9 +47,13 @@ class Terminal:
         self.press(keys)
 
     def after_prompt_ctrl_c(self, prompt: str) -> None:
-        """Press Ctrl-C at a prompt. A letter is typed before: Python looks for signals when readline waits, not earlier."""
-        self.after(prompt, b"q")
-        self.after("q", b"\x03")
+        """Press Ctrl-C at a prompt, and once more when nothing comes of it, as a person would.
+
+        Python's readline heeds a signal only while it waits: not one that comes just before, when the prompt is there.
+        """
+        self.after(prompt, b"\x03")
+        while not select.select([self._end], [], [], _UNHEEDED)[0]:
+            self.press(b"\x03")
 
     def press(self, keys: bytes) -> None:
         """Type."""

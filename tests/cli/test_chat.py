@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,35 @@ def test_after_a_kill_the_next_chat_offers_to_go_on(shop: Path, answer: bytes) -
         screen.after("> ", b"\x04")
         assert screen.finish() == 0
     assert done_by_tools() == ["reserve", "charge", "charge"]
+
+
+def test_a_thread_that_nobody_can_stop_holds_nobody_back(shop: Path) -> None:
+    with typed() as screen:
+        greeted(screen)
+        screen.after("> ", b"stall\n")
+        screen.after("stall\n", b"")
+        while not Path("tools.log").exists():
+            assert screen.process.poll() is None
+        pressed = time.monotonic()
+        screen.press(b"\x03")
+        screen.after("cancelled; ")
+        screen.after("> ", b"\x04")
+        assert screen.finish() == 0
+    assert time.monotonic() - pressed < 10
+
+
+def test_a_message_waits_for_a_session_that_a_dead_process_still_holds(shop: Path) -> None:
+    Path("hang").touch()
+    with started(*CHAT, cwd=shop) as process:
+        assert process.stdin is not None
+        process.stdin.write("reserve; charge\n")
+        process.stdin.flush()
+        while not Path("tools.log").exists() or "charge" not in done_by_tools():
+            assert process.poll() is None
+        process.kill()
+        process.wait(timeout=10)
+    done = piped("Hello")
+    assert (done.returncode, done.stdout) == (0, "'Hello' after 0 others.\n")
 
 
 def test_a_failure_is_told_and_the_conversation_goes_on(shop: Path) -> None:

@@ -98,6 +98,16 @@ def test_every_command_has_a_whole_line_of_help_at_60_columns(tmp_path: Path) ->
     assert all(len(line) <= 60 for line in done.stdout.splitlines())
 
 
+def test_the_documentation_names_every_command(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text("utf-8")
+    documented = re.findall(r"^\| `([a-z]+)", page, re.MULTILINE)
+    help_text = run_program("--help", cwd=tmp_path).stdout
+    assert documented == [name for name in documented if re.search(rf"^  {name} ", help_text, re.MULTILINE)]
+    assert len(documented) == len(help_text.partition("Commands:\n")[2].splitlines())
+    for name in ("list", "show", "export", "import", "delete", "discard"):
+        assert f"agent-runtime sessions {name} " in page or f"agent-runtime sessions {name}\n" in page
+
+
 @pytest.mark.parametrize("command", ["run", "chat", "resume", "sessions", "demo"])
 def test_the_exit_codes_are_in_the_help(command: str) -> None:
     words = " ".join(invoke(command, "--help").stdout.split())

@@ -219,6 +219,7 @@ def test_ctrl_c_keeps_what_was_finished_and_says_how_to_go_on(shop: Path) -> Non
     with terminal("run", "shop:clerk", "reserve; endless", "--session", "s1", cwd=shop, columns=90) as screen:
         screen.after("word3", b"\x03")
         assert screen.finish() == 130
+    assert shown(screen).endswith("to go on from what it has finished:\nagent-runtime resume shop:clerk s1\n")
     with terminal(*RESUME, cwd=shop, columns=90) as screen:
         screen.after("word3", b"\x03")
         assert screen.finish() == 130

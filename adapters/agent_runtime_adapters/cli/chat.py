@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Callable
+from inspect import cleandoc
 from typing import Annotated
 
 import typer
@@ -40,7 +41,7 @@ Ctrl-C ends an answer. A line that begins with a space is never a command."""
 def chat(
     target: Annotated[
         str | None,
-        typer.Argument(metavar="[MODULE:ATTRIBUTE]", help="An executor of yours. [default: the environment's model]"),
+        typer.Argument(metavar="MODULE:ATTRIBUTE", help="An executor of yours. [default: the environment's model]"),
     ] = None,
     session: Annotated[
         str | None, typer.Option(metavar="ID", help="The conversation to go on with. [default: a new one]")
@@ -70,7 +71,7 @@ def chat(
     raise typer.Exit(code)
 
 
-chat.__doc__ = f"""{chat.__doc__}
+chat.__doc__ = f"""{cleandoc(chat.__doc__ or "")}
 
 Without MODULE:ATTRIBUTE it is the environment's model, as in the demo; with --docs, or where no model is set, the demo's
 assistant.
@@ -111,6 +112,7 @@ class Chat:
         while (line := self._line()) is not None and line.rstrip() != "/quit":
             if line.strip():
                 self._take(line)
+                self._space()
         if self._lines.typed:
             notice(f"go on another time with: {self._place.command('chat')}")
             return 0
@@ -136,7 +138,13 @@ class Chat:
         if answer is not None and answer.strip().lower() in ("", "y", "yes"):
             self._resume("")
         else:
-            notice("/resume goes on with it later, /discard gives it up\n")
+            notice("/resume goes on with it later, /discard gives it up")
+        self._space()
+
+    def _space(self) -> None:
+        """An empty line, so that a person sees where the next part begins."""
+        if self._lines.typed:
+            notice("")
 
     def _line(self, prompt: str = "> ") -> str | None:
         while True:
@@ -177,8 +185,6 @@ class Chat:
         except CommandFailed as error:
             self._code = FAILED
             complain(str(error), hint=error.hint or ("/resume tries again" if self._unfinished() else None))
-        if self._lines.typed:
-            notice("")
 
     def _cancelled(self) -> None:
         if not self._lines.typed:

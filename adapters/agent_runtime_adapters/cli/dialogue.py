@@ -24,7 +24,8 @@ class Dialogue:
 
     def say(self, task: str) -> AgentResult | None:
         """The result of a new run; `None` when Ctrl-C ended it. Raises `Waits` while a question of it is open."""
-        return self._settled(self._place.context(task), None, held=False)
+        held = any(run.held for run in self._turns.unfinished(self._place))
+        return self._settled(self._place.context(task), None, held=held)
 
     def resume(self, unfinished: UnfinishedRun | None, request: Resume) -> AgentResult | None:
         """The result of the run that goes on, as with `say`. What `unfinished` asks is asked before."""

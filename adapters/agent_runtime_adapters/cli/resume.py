@@ -1,5 +1,6 @@
 """`agent-runtime resume`: go on with a run that was cut short, or that waits for an answer."""
 
+from inspect import cleandoc
 from pathlib import Path
 from typing import Annotated
 
@@ -84,7 +85,7 @@ def resume(
         raise failure(result)
 
 
-resume.__doc__ = f"{resume.__doc__}\n\n{EXIT_CODES}"
+resume.__doc__ = f"{cleandoc(resume.__doc__ or '')}\n\n{EXIT_CODES}"
 
 
 def find(turns: Turns, place: Place, run_id: str | None) -> UnfinishedRun | None:

@@ -8,7 +8,7 @@ import msgspec
 import typer
 
 from agent_runtime import AgentContext, AgentExecutor, AgentResult
-from agent_runtime_adapters.cli.exits import EXIT_CODES, FAILED, WAITS, CommandFailed
+from agent_runtime_adapters.cli.exits import EXIT_CODES, FAILED, WAITS, CommandFailed, Interrupted
 from agent_runtime_adapters.cli.place import DEFAULT_USER, Database, Place, credential, remembering
 from agent_runtime_adapters.cli.questions import told
 from agent_runtime_adapters.cli.streaming import run_to_end, streamed
@@ -48,7 +48,14 @@ def run(
         session_id=session,
         credential=key,
     )
-    result = run_to_end(_execute, executor, context, timeout, not (as_json or no_stream))
+    place = Place(
+        session or "", user=user or DEFAULT_USER, tenant=tenant, target=target, db=db, api_key_env=api_key_env
+    )
+    try:
+        result = run_to_end(_execute, executor, context, timeout, not (as_json or no_stream))
+    except Interrupted as error:
+        go_on = f"; to go on from what it has finished:\n{place.command('resume')}" if session else ""
+        raise Interrupted(f"{error}{go_on}") from None
     if as_json:
         print_json(result)
     elif no_stream and result.success:
@@ -56,9 +63,6 @@ def run(
         answer.write(result.output)
         answer.end()
     if result.questions:
-        place = Place(
-            session or "", user=user or DEFAULT_USER, tenant=tenant, target=target, db=db, api_key_env=api_key_env
-        )
         told(result.questions, place.command("resume"))
         raise typer.Exit(WAITS)
     if not result.success:

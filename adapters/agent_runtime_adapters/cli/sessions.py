@@ -182,7 +182,7 @@ def discard(
     tenant: Tenant = None,
     yes: Yes = False,
 ) -> None:
-    """Give up an unfinished run: it can not be resumed then."""
+    """Give up an unfinished run: it cannot be resumed then."""
     path, owner = existing_file(db), Owner(tenant_id=tenant, user_id=user)
     runs = _with(path, lambda manager: manager.unfinished_runs(session_id, owner=owner))
     run = next((run for run in runs if run_id in (run.run_id, run.last_run_id)), None)

@@ -41,7 +41,7 @@ class Turns:
     def run(
         self, context: AgentContext, answer: Answer | None, resume: Resume | None = None, *, held: bool = False
     ) -> AgentResult | None:
-        """Run it, streamed where there is an `answer`. Ctrl-C cancels it: `None`, once it has cleaned up; a second one does not wait for that.
+        """Run it, streamed where there is an `answer`. Ctrl-C cancels it: `None`, once it has cleaned up.
 
         A session that is `held` is waited for first, as long as a dead process may hold it. A bug is `CommandFailed`.
         """
