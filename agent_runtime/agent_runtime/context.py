@@ -271,15 +271,15 @@ class AgentContext(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         `effect` tool, in a run layer, without a session, or with an agent that is not resumable, `ConfigurationError`.
         """
         check_name(key, "key")
-        if not self.may_ask:
-            raise ConfigurationError(
-                "an effect tool cannot ask: ask in a tool layer, or in the agent, before the effect"
-            )
         journal = self.run.journal
         if journal is None or not journal.durable:
             raise ConfigurationError(
                 "this run cannot be suspended: asking takes a session (session_manager=, session_id=, and not "
                 'on_busy="allow"), a resumable agent, and is done inside the run layers'
+            )
+        if not self.may_ask:
+            raise ConfigurationError(
+                "an effect tool cannot ask, nor a run layer: ask in a tool layer, or in the agent, before the effect"
             )
         if key in journal.answers:
             return journal.answers[key]

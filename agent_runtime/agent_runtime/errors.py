@@ -292,6 +292,21 @@ def sole_error(error: Exception) -> Exception:
     return group if others else sole_error(first)
 
 
+def is_suspension(error: BaseException | None, seen: frozenset[int] = frozenset()) -> bool:
+    """Whether this is `Suspended`, a group of nothing else, or what somebody has raised in its place.
+
+    `seen` are the ids of those that led here: an error may be, in the end, its own context.
+    """
+    if error is None or id(error) in seen:
+        return False
+    seen |= {id(error)}
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return all(is_suspension(one, seen) for one in group.exceptions)
+    cause = error.__cause__ if error.__suppress_context__ else error.__context__
+    return isinstance(error, Suspended) or is_suspension(cause, seen)
+
+
 def error_type_of(error: BaseException) -> ErrorType:
     """The word for `error`; `internal` for anything that is not ours, which is a bug."""
     return error.error_type if isinstance(error, AgentRuntimeError) else ErrorType.INTERNAL

@@ -1,7 +1,7 @@
 """A run's hold on its session: the lease, the journal, and what becomes of both when the run ends."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Literal, TypeAlias
 
@@ -17,6 +17,7 @@ from agent_runtime.errors import (
     SessionConflict,
     Suspended,
     error_type_of,
+    safe_text,
 )
 from agent_runtime.events import EventType
 from agent_runtime.journal import Durability, Journal, suspension
@@ -62,6 +63,7 @@ class Hold:
         self._token: LeaseToken | None = None
         self._leased = terms.on_busy != "allow"
         self._history: int | None = None  # of a resumed run: as many messages as there were when it began
+        self._input: Began | None = None  # of a resumed run: what it began with
         self._begun = False
         self._message_count = 0
         self._finished = False
@@ -86,17 +88,21 @@ class Hold:
         elif self._resume is not None:
             await self._take_up(self._resume)
         else:
-            await self._begin(context)
+            await self._begin(self._as_begun(context))
         self._begun = True
         context.run.journal = self.journal
-        began = self.journal.began
-        if self._resume is not None and began is not None:
-            context = context.replace(
-                current_task=began.task,
-                messages=began.messages,
-                metadata=copy_json(began.metadata, "metadata", max_bytes=self._terms.limits.checkpoint_bytes),
-            )
-        return context.replace(messages=(*await self._messages(), *context.messages))
+        context = self._as_begun(context)
+        return msgspec.structs.replace(context, may_ask=True, messages=(*await self._messages(), *context.messages))
+
+    def _as_begun(self, context: AgentContext) -> AgentContext:
+        began = self._input
+        if began is None:
+            return context
+        return context.replace(
+            current_task=began.task,
+            messages=began.messages,
+            metadata=copy_json(began.metadata, "metadata", max_bytes=self._terms.limits.checkpoint_bytes),
+        )
 
     def _next_turn(self) -> None:
         run = self._context.run
@@ -146,6 +152,7 @@ class Hold:
                 self._session_id, self._context.run.origin, messages, owner=self._owner, token=self._token
             )
         self._finished = True
+        self.journal.detach()
 
     async def close(self, status: RunStatus, error: Exception | None) -> None:
         """Let go of the session at the end of a run that was not finished; what it has recorded is kept for a resume.
@@ -154,23 +161,29 @@ class Hold:
         """
         if self._token is None or self._finished:
             return
+        suspended = self._context.run.suspended
+        if suspended is not None:  # however the run ended after that
+            status, error = RunStatus.SUSPENDED, suspended
         kept = self._resume is not None or self.journal.worth_keeping
+        if kept and self._begun:
+            stop = self.journal.stop(status, None if error is None else error_type_of(error))
+            await self._last(stop, "how it ended could not be stored")
+        let_go = (
+            self._sessions.release(self._session_id, self._token, owner=self._owner)
+            if kept
+            else self._sessions.finish_run(
+                self._session_id, self._context.run.origin, (), owner=self._owner, token=self._token
+            )
+        )
+        await self._last(let_go, "its session stays held until the lease ends")
+
+    async def _last(self, step: Awaitable[object], what: str) -> None:
         try:
-            if kept and self._begun:
-                await self.journal.stop(status, None if error is None else error_type_of(error))
+            await step
         except SessionConflict:
-            return  # it is somebody else's by now
-        except AgentRuntimeError as failure:
-            logger.warning("run %s: how it ended could not be stored: %s", self._run_id, failure)
-        try:
-            if kept:
-                await self._sessions.release(self._session_id, self._token, owner=self._owner)
-            else:
-                await self._sessions.finish_run(
-                    self._session_id, self._context.run.origin, (), owner=self._owner, token=self._token
-                )
-        except AgentRuntimeError as failure:
-            logger.warning("run %s: its session stays held until the lease ends: %s", self._run_id, failure)
+            pass  # it is somebody else's by now
+        except Exception as failure:  # noqa: BLE001 - whatever it is, the end of the run is told, and the session free
+            logger.warning("run %s: %s: %s", self._run_id, what, safe_text(failure))
 
     async def _begin(self, context: AgentContext) -> None:
         if not self._leased:
@@ -225,6 +238,7 @@ class Hold:
                 "resume it with the tools it had, or with Resume(allow_changed=True)"
             )
         answers = self._answers(resume.answers)
+        self._input = journal.began
         run = self._context.run
         run.origin = stored.run_id
         run.resumed_from = journal.run_ids[-1] if journal.run_ids else stored.run_id

@@ -51,11 +51,16 @@ def suspension(questions: tuple[Question, ...]) -> Suspended:
 def doubt(key: str, name: str, arguments: Mapping[str, Any]) -> Question:
     """What is asked about a call that was started and did not end."""
     return Question(
-        key=key,
+        key=_decision_on(key),
         kind="in_doubt",
         text=f"Tool {name!r} was started, and nobody knows whether it ended. What became of it?",
         details={"tool": name, "arguments": plain_json(arguments)},
     )
+
+
+def _decision_on(key: str) -> str:
+    """The key under which is asked what became of call `key`: not the call's own, by which a layer may ask about it."""
+    return f"in_doubt:{key}"
 
 
 class KnownCall:
@@ -68,7 +73,7 @@ class KnownCall:
         in_doubt: Whether it was started, or may have been, and nobody knows how it ended.
         fresh: Whether it was first made in this execution of the agent.
         made: Whether it was made in this execution, first or again.
-        running: Whether its function is at work, here and now.
+        running: Whether somebody is at work on it, here and now: of an effect, nobody else may be.
     """
 
     __slots__ = ("_digest", "arguments", "ended", "failure", "fresh", "in_doubt", "intended", "made", "name", "running")
@@ -163,7 +168,7 @@ class Journal:
             case ToolIntended():
                 known = self.calls.setdefault(item.key, KnownCall(item.name, digest=item.digest))
                 known.intended = known.in_doubt = True
-                self.answers.pop(item.key, None)
+                self.answers.pop(_decision_on(item.key), None)
             case ToolEnded():
                 self.steps += 1
                 known = self.calls.setdefault(item.key, KnownCall(item.name, digest=item.digest))
@@ -239,10 +244,18 @@ class Journal:
         await self.note(Restarted())
 
     def ask_about_doubts(self) -> None:
-        """The agent has answered: of calls that it gave up in their middle, nobody knows yet what became of them."""
+        """The agent has answered: of calls that were given up in their middle, nobody knows yet what became of them.
+
+        Of one that the agent has not made this time, it is enough that somebody has said it.
+        """
         for key, known in self.calls.items():
-            if self.durable and known.in_doubt and known.made:
-                self.questions[key] = doubt(key, known.name, known.arguments)
+            if self.durable and known.in_doubt and (known.made or self.decision(key) is None):
+                asked = doubt(key, known.name, known.arguments)
+                self.questions[asked.key] = asked if known.made else self.asked.get(asked.key, asked)
+
+    def decision(self, key: str) -> Any:
+        """What a person has said became of call `key`."""
+        return self.answers.get(_decision_on(key))
 
     def ask(self, question: Question) -> Suspended:
         """The run cannot go on without an answer: the error to raise."""
@@ -259,7 +272,7 @@ class Journal:
     async def tool_intended(self, key: str) -> None:
         """An `effect` tool is about to start; on return that is stored, unless the durability is `"exit"`."""
         known = self.calls[key]
-        self.answers.pop(key, None)
+        self.answers.pop(_decision_on(key), None)
         known.ended = known.failure = None
         known.in_doubt = False
         known.intended = True
@@ -281,7 +294,8 @@ class Journal:
     async def note(self, *items: JournalItem, behind: bool = False) -> None:
         """Have `items` stored; `behind` says that the run need not wait for it where the durability allows that.
 
-        Raises what the store raises; the items are then sent again, as the same entry, with the next ones.
+        Raises what the store raises; the items are then sent again, as the same entry, with the next ones. What is too
+        large for an entry, or cannot be encoded, is raised once and given up.
         """
         if self._save is None:
             return
@@ -308,8 +322,7 @@ class Journal:
             async with lock:
                 while self._written < until:
                     if self._sending is None:
-                        self._sending = (len(self._pending), self._entry())
-                        self._pending = []
+                        self._sending = self._entry(len(self._pending))
                     count, entry = self._sending
                     await save(self._number + 1, entry)
                     self._number += 1
@@ -319,14 +332,31 @@ class Journal:
             self.failure = error
             raise
 
-    def _entry(self) -> bytes:
-        entry = encode_entry(self._pending)
+    def _entry(self, count: int) -> tuple[int, bytes]:
+        """Take the next `count` items, or as many as go into one entry. One that goes into none is given up."""
+        try:
+            entry = encode_entry(self._pending[:count])
+            self._check_size(entry)
+        except (LimitExceeded, TypeError, ValueError, OverflowError, RecursionError):
+            if count > 1:
+                return self._entry(count // 2)
+            del self._pending[0]
+            self._written += 1
+            raise
+        del self._pending[:count]
+        return count, entry
+
+    def _check_size(self, entry: bytes) -> None:
         if len(entry) > self._max_bytes:
             raise LimitExceeded(
                 f"a checkpoint of {len(entry)} bytes is over the limit of {self._max_bytes} (Limits.checkpoint_bytes)",
                 details={"field": "checkpoint", "limit": self._max_bytes, "actual": len(entry)},
             )
-        return entry
+
+    def detach(self) -> None:
+        """Nothing is stored from here on; what the run has done is still known."""
+        self.durable = False
+        self._save = None
 
     async def write_behind(self) -> None:
         """Store what is noted, until cancelled. Runs beside the run; an error ends it, and is found by the next flush."""

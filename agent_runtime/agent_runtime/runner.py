@@ -21,7 +21,7 @@ from agent_runtime.errors import (
     PermissionDenied,
     RunCancelled,
     RuntimeClosed,
-    Suspended,
+    is_suspension,
     sole_error,
 )
 from agent_runtime.events import EventBus, EventType
@@ -105,6 +105,7 @@ class Runner:
             run=run,
             deadline=scope.deadline,
             emit=edge.emit,
+            may_ask=False,  # until the agent is started
         )
         try:
             result = completed(run, await self._outcome(bound, principal, scope, resume))
@@ -175,7 +176,7 @@ class Runner:
             if result is None or scope.cancel_called:  # a result after the cancellation: something swallowed it
                 result = failure_of(cut_short(context))
         except AgentRuntimeError as error:
-            result = failure_of(cut_short(context, error) if scope.cancel_called else error)
+            result = failure_of(cut_short(context, error) if scope.cancel_called else context.run.suspended or error)
         except Exception as error:
             if context.run.edge.gone is None:
                 raise
@@ -275,7 +276,9 @@ class Runner:
         async with hold.attended(self._background()):
             try:
                 result = _answered(await _asked(self._answer(context)), run)
-            except Suspended as error:
+            except Exception as error:
+                if not hold.journal.questions or not is_suspension(error):
+                    raise
                 raise await hold.suspend() from error
             hold.journal.ask_about_doubts()
             if hold.journal.questions:  # or the agent asked, and something in it swallowed that

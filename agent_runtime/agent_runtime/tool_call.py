@@ -43,6 +43,16 @@ async def invoke(call: ToolCall) -> ToolResult:
     effect = getattr(call.function, "kind", "effect") == "effect"
     if known.ended is not None and (effect or not known.fresh):
         return known.replay()
+    if known.running:
+        raise OutcomeUnknown(f"tool {call.name!r} is at work on this very call; an effect is not started twice")
+    known.running = effect
+    try:
+        return await _make(call, journal, known, effect=effect)
+    finally:
+        known.running = False
+
+
+async def _make(call: ToolCall, journal: Journal, known: KnownCall, *, effect: bool) -> ToolResult:
     if known.in_doubt:
         settled = await _settle(call, journal)
         if settled is not None:
@@ -56,14 +66,15 @@ async def invoke(call: ToolCall) -> ToolResult:
 
 
 async def _start_effect(call: ToolCall, journal: Journal, known: KnownCall) -> ToolResult:
+    _count(call)
     if journal.durable:
         await journal.tool_intended(call.idempotency_key)
         if call.run.closed or call.run.scope.cancel_called:
             raise call.run.refusal()
-    known.in_doubt = known.running = True
+    known.in_doubt = True
     inside = msgspec.structs.replace(call, context=msgspec.structs.replace(call.context, may_ask=False))
     try:
-        result = await _start(inside)
+        result = await _run(inside)
     except (CallTimeout, OutcomeUnknown) as error:
         settled = await _settle(call, journal, error)
         if settled is not None:
@@ -80,8 +91,6 @@ async def _start_effect(call: ToolCall, journal: Journal, known: KnownCall) -> T
     else:
         await _keep(journal, call, result)
         return result
-    finally:
-        known.running = False
 
 
 async def _keep(journal: Journal, call: ToolCall, result: ToolResult) -> None:
@@ -138,9 +147,7 @@ async def _decided(call: ToolCall, journal: Journal) -> tuple[bool, ToolResult |
 
     An answer that is none of the three is asked for again.
     """
-    if journal.calls[call.idempotency_key].running:
-        raise OutcomeUnknown(f"tool {call.name!r} is at work on this very call; an effect is not started twice")
-    decision = journal.answers.get(call.idempotency_key)
+    decision = journal.decision(call.idempotency_key)
     if decision == NOT_DONE:
         return True, None
     answer = cast("dict[str, Any]", decision) if isinstance(decision, dict) else {}
@@ -176,15 +183,24 @@ async def _reconciled(call: ToolCall, journal: Journal, reconcile: Any) -> tuple
 
 
 async def _start(call: ToolCall) -> ToolResult:
-    """Start the function, and tell the bus."""
-    context = call.context
-    run = context.run
+    _count(call)
+    return await _run(call)
+
+
+def _count(call: ToolCall) -> None:
+    run = call.context.run
     run.tool_calls += 1
     if run.tool_calls > run.limits.tool_calls:
         limit = run.limits.tool_calls
         raise LimitExceeded(
             f"run {run.run_id!r} made more than {limit} tool calls (Limits.tool_calls)", details={"limit": limit}
         )
+
+
+async def _run(call: ToolCall) -> ToolResult:
+    """Start the function, and tell the bus."""
+    context = call.context
+    run = context.run
     if run.bus is not None:
         await context.publish(EventType.TOOL_STARTED, metadata={"tool": call.name})
     started = time.perf_counter()
