@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -329,6 +330,24 @@ def test_wrong_use_says_what_to_do_and_exits_with_2(shop: Path, arguments: tuple
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert list(shop.glob("*.db")) == []
+
+
+def test_a_database_that_breaks_meanwhile_is_told_for_each_line(shop: Path) -> None:
+    with started(*CHAT, cwd=shop) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write("Hello\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "'Hello' after 0 others.\n"
+        connection = sqlite3.connect("agent-runtime.db")
+        for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+            connection.execute(f"DROP TABLE {table}")
+        connection.commit()
+        connection.close()
+        rest, errors = process.communicate("Still there?\n/history\n", timeout=20)
+    assert (process.returncode, rest) == (1, "")
+    assert errors.count("error: the database file 'agent-runtime.db' is damaged, or its tables were changed") == 2
+    assert "Traceback" not in errors
 
 
 def test_a_session_id_that_cannot_be_one_is_told(shop: Path) -> None:

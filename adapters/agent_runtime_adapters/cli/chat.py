@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from agent_runtime import AgentExecutor, AgentResult, Resume, UnfinishedRun
+from agent_runtime import AgentExecutor, AgentResult, AgentRuntimeError, Resume, UnfinishedRun
 from agent_runtime_adapters.cli.built_in import built_in
 from agent_runtime_adapters.cli.dialogue import Dialogue
 from agent_runtime_adapters.cli.exits import EXIT_CODES, FAILED, USAGE, WAITS, CommandFailed, Interrupted, Waits
@@ -156,9 +156,17 @@ class Chat:
                 notice("\nCtrl-D leaves")
 
     def _take(self, line: str) -> None:
-        if not line.startswith("/"):
-            self._show(lambda: self._dialogue.say(line.strip()))
-            return
+        """Answer a line. A store that fails is told, and the next line may find it well again."""
+        try:
+            if line.startswith("/"):
+                self._obey(line)
+            else:
+                self._show(lambda: self._dialogue.say(line.strip()))
+        except AgentRuntimeError as error:
+            self._code = FAILED
+            complain(str(error))
+
+    def _obey(self, line: str) -> None:
         name, _, rest = line.strip().partition(" ")
         command = self._commands.get(name)
         if command is None:
@@ -189,12 +197,10 @@ class Chat:
     def _cancelled(self) -> None:
         if not self._lines.typed:
             raise Interrupted(f"interrupted; the run was cancelled{self._dialogue.how_to_go_on()}")
-        kept = (
-            "what it has finished is kept, and /resume goes on with it"
-            if self._unfinished()
-            else "nothing is kept of it"
-        )
-        notice(f"cancelled; {kept}")
+        if self._unfinished():
+            notice("cancelled; what it has finished is kept, and /resume goes on with it")
+        else:
+            notice("cancelled; nothing is kept of it")
 
     def _unfinished(self) -> UnfinishedRun | None:
         return next(iter(self._turns.unfinished(self._place)), None)
