@@ -69,10 +69,13 @@ class Background:
             self._group.start_soon(self._run, scope, function, args, name=name)
             return scope.cancel
         task = asyncio.create_task(self._run(scope, function, args), name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._hold(task)
         task.add_done_callback(lambda _: self._ended(scope))  # a task cancelled before its first step never runs
         return scope.cancel
+
+    def _hold(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def later(
         self, seconds: float, function: Callable[[*Ts], Awaitable[object]], *args: *Ts, name: str | None = None
@@ -83,11 +86,14 @@ class Background:
         """
         started: list[Callable[[], None]] = []
 
-        def begin() -> None:
-            with suppress(RuntimeClosed):
-                started.append(self.start(function, *args, name=name))
+        async def begin() -> None:
+            if not timer.cancelled():  # which it may have been since it was due
+                with suppress(RuntimeClosed):
+                    started.append(self.start(function, *args, name=name))
 
-        timer = asyncio.get_running_loop().call_later(seconds, begin)
+        loop = asyncio.get_running_loop()
+        # In a task: anyio finds no event loop in a mere callback, unless the program was started by `anyio.run`.
+        timer = loop.call_later(seconds, lambda: self._hold(loop.create_task(begin(), name=name)))
 
         def cancel() -> None:
             timer.cancel()

@@ -1,6 +1,8 @@
 """Durable runs where they are most easily broken: a store that takes its time, layers that call again, errors in disguise."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from typing import Any, cast
 
 import anyio
@@ -39,6 +41,7 @@ from agent_runtime import (
     tool,
     tool_middleware,
 )
+from agent_runtime.background import Background
 from agent_runtime.testing import ScriptedLLMClient, ScriptedReply
 
 ANN = Owner(tenant_id=None, user_id="ann")
@@ -447,3 +450,57 @@ async def test_an_agent_started_again_after_a_resumed_turn_gets_the_task_again(s
     assert (await executor.execute(AGAIN, resume=Resume(answers={"a": 1}))).success
     assert tasks == ["buy it"] * 3
     assert [message.content for message in await sessions.messages("s", owner=ANN)] == ["buy it", "fine"] * 2
+
+
+# The lease
+
+
+class Renewals(Unhurried):
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __getattr__(self, name: str) -> Any:
+        self.count += name == "renew"
+        return super().__getattr__(name)
+
+
+@pytest.mark.parametrize("lifespan", [False, True])
+def test_a_lease_is_renewed_in_a_program_that_only_asyncio_runs(lifespan: bool) -> None:
+    store = Renewals()
+
+    async def agent(context: AgentContext) -> str:
+        await asyncio.sleep(0.3)
+        return "done"
+
+    async def main() -> None:
+        limits = Limits(lease=0.2, lease_renewal=0.02)
+        executor = AgentExecutor(agent, session_manager=SessionManager(cast("SessionStore", store)), limits=limits)
+        async with AsyncExitStack() as stack:
+            if lifespan:
+                await stack.enter_async_context(executor)
+            assert (await executor.execute(ASKED)).output == "done"
+            count = store.count
+            await asyncio.sleep(0.1)
+            assert store.count == count
+
+    asyncio.run(main())
+    assert store.count > 3
+
+
+def test_a_job_for_later_that_is_cancelled_when_it_is_due_does_not_begin() -> None:
+    begun: list[int] = []
+
+    async def job() -> None:
+        begun.append(1)
+
+    async def main() -> None:
+        async with Background() as background:
+            cancel = background.later(0.0, job, name="due")
+            while not any(task.get_name() == "due" for task in asyncio.all_tasks()):
+                await asyncio.sleep(0)
+            cancel()
+            await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+    assert begun == []
