@@ -143,6 +143,13 @@ def test_a_missing_file_is_told_and_not_made(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_empty_file_is_no_database_and_stays_empty(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.db"
+    empty.touch()
+    assert sessions(empty, "list").exit_code == 2
+    assert empty.stat().st_size == 0
+
+
 def test_the_file_comes_from_the_environment(db: Path) -> None:
     assert "s2" in invoke("sessions", "list", env={"AGENT_RUNTIME_DB": str(db)}).stdout
 

@@ -35,7 +35,7 @@ def database_file(db: Path | None) -> Path:
 def existing_file(db: Path | None) -> Path:
     """The file that is meant. Raises `CommandFailed` when it is not there: what only reads makes none."""
     path = database_file(db)
-    if not path.exists():
+    if not path.exists() or (path.is_file() and path.stat().st_size == 0):
         raise CommandFailed(
             f"there is no database {path}", hint=f"name it with --db or {VARIABLE}; `agent-runtime chat` makes one"
         )
