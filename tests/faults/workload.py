@@ -122,14 +122,15 @@ class Shop:
 
     async def _reconcile(self, call: ToolCall) -> str | None:
         session = call.context.session_id or ""
-        happened = has_happened(self._witness, session, call.idempotency_key)
+        what = str(call.arguments["what"])
+        happened = has_happened(self._witness, session, call.name, what)
         decide(self._witness, session, call.idempotency_key, happened=happened)
-        return result_of(call.name, str(call.arguments["what"])) if happened else None
+        return result_of(call.name, what) if happened else None
 
 
-def has_happened(witness: Witness, session: str, key: str) -> bool:
+def has_happened(witness: Witness, session: str, tool: str, what: str) -> bool:
     """The truth about a call in doubt, once the process that started it is dead."""
-    return any(line.what == "effect" and key in line.keys for line in witness.lines(session))
+    return any(line.what == "effect" and (line.tool, line.text) == (tool, what) for line in witness.lines(session))
 
 
 def decide(witness: Witness, session: str, key: str, *, happened: bool) -> None:
@@ -141,10 +142,10 @@ def true_answers(witness: Witness, session: str, asked: dict[str, Any]) -> dict[
     """What a person who knows the world answers to the questions about calls in doubt."""
     answers: dict[str, Any] = {}
     for key, details in asked.items():
-        happened = has_happened(witness, session, key)
-        decide(witness, session, key, happened=happened)
-        text = result_of(details["tool"], details["arguments"]["what"])
-        answers[key] = {"result": text} if happened else "not_done"
+        tool, what = details["tool"], details["arguments"]["what"]
+        happened = has_happened(witness, session, tool, what)
+        decide(witness, session, key.removeprefix("in_doubt:"), happened=happened)
+        answers[key] = {"result": result_of(tool, what)} if happened else "not_done"
     return answers
 
 
