@@ -18,9 +18,10 @@ TWICE = "effect tools run twice"
 SILENT = "calls in doubt not reported"
 BROKEN = "broken conversations"
 HELD = "sessions held for longer than the lease"
+HALF = "writes that were half done"
 DAMAGED = "damaged files"
 ENDED = "runs that ended badly"
-ALL = (LOST, AGAIN, TWICE, SILENT, BROKEN, HELD, DAMAGED, ENDED)
+ALL = (LOST, AGAIN, TWICE, SILENT, BROKEN, HELD, HALF, DAMAGED, ENDED)
 
 
 async def after_a_crash(store: SessionStore, witness: Witness, session: str, tally: Tally) -> set[str]:

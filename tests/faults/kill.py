@@ -15,6 +15,7 @@ import anyio
 import msgspec
 from tests.faults import audit
 from tests.faults.figures import Figure, Tally, main
+from tests.faults.keeper import STEPS, Keeping, keep, next_step
 from tests.faults.places import DURABLE, FILE
 from tests.faults.processes import PATIENCE, Worker, started
 from tests.faults.witness import Line, Witness
@@ -27,6 +28,7 @@ LEASE = 0.3
 LANES, SHARED = 6, 4
 TURNS = 3
 EARLY = 0.1  # this part of the kills strikes at any time from the start on, the others while the session is held
+PAUSE = 0.3  # seconds between two kills of a worker that takes no lease, so that the others are killed as often
 SLACK = 2.0  # seconds in which a worker starts, and finds that a lease is over, on a machine that is busy
 
 
@@ -49,6 +51,24 @@ class Kills:
         while self.done < self.wanted:
             count += 1
             await Conversation(self, folder, witness, f"lane{number}_{count}").run()
+        witness.close()
+
+    async def keeper(self, folder: Path, seed: int) -> None:
+        """Kills a worker in the middle of writes of many parts, about one for each of the others' kills in a lane."""
+        witness = Witness(folder / f"keeper{seed}")
+        first: int | None = 0
+        while first is not None and first < STEPS and self.done < self.wanted:
+            keeping = Keeping(store=self.store, folder=str(folder), seed=seed, first=first)
+            worker = await started(keep, keeping)
+            await worker.tells()
+            await anyio.sleep(self.random.uniform(0, 0.05))
+            self.done += await worker.kill()
+            async with DURABLE[self.store](folder) as store:
+                first = await next_step(store, witness, seed)
+            if first is None:
+                self.tally.wrong(audit.HALF, f"keeper {seed}")
+            await anyio.sleep(PAUSE)
+        self.tally.saw("steps of a writer that was killed", first or 0)
         witness.close()
 
     async def strike(self, worker: Worker) -> bool:
@@ -112,8 +132,8 @@ class Conversation:
     async def _next(self) -> dict[str, Any] | None:
         """After an execution that came to its end: the answers for the next one, `None` when there is nothing to do."""
         last = self._last()
-        if last is None or last.text == "conflict":
-            self._tally.saw("runs that lost their lease on a busy machine")
+        if last is None or last.text in ("conflict", "store"):
+            self._tally.saw("runs that lost their lease, or found the file locked, on a busy machine")
             return {}
         if last.text == "suspended":
             self._tally.saw("questions asked", len(last.asked))
@@ -157,6 +177,7 @@ async def kill(store: str, count: int, seed: int, durability: Durability = "sync
         async with anyio.create_task_group() as group:
             for number, folder in enumerate(folders):
                 group.start_soon(kills.lane, folder, number)
+            group.start_soon(kills.keeper, folders[0], seed)
         for folder in set(folders):
             audit.of_the_file(folder / FILE, kills.tally)
     return kills.tally.figure("R3", store, kills.done, "kills", seed=seed, since=since)

@@ -11,7 +11,7 @@ from tests.faults.places import STORES
 from tests.faults.witness import Witness, WitnessedStore
 from tests.faults.workload import OWNER, Shop, context_for, executor_for
 
-from agent_runtime import Limits, NotFound, Resume, SessionManager
+from agent_runtime import Limits, NotFound, Resume, SessionManager, StoreUnavailable
 
 STARTED, ACQUIRED, ENDED = b"s", b"a", b"e"
 
@@ -40,10 +40,13 @@ def work(errand: Errand, told: Connection) -> None:
 
 async def _work(errand: Errand, told: Connection) -> None:
     witness = Witness(Path(errand.folder) / "witness")
-    async with STORES[errand.store](Path(errand.folder), **errand.options) as store:
-        witnessed: Any = WitnessedStore(store, witness, lambda: told.send_bytes(ACQUIRED))
-        await go_on(errand, witnessed, witness)
-        told.send_bytes(ENDED)
+    try:
+        async with STORES[errand.store](Path(errand.folder), **errand.options) as store:
+            witnessed: Any = WitnessedStore(store, witness, lambda: told.send_bytes(ACQUIRED))
+            await go_on(errand, witnessed, witness)
+    except StoreUnavailable:  # before the run had begun
+        witness.say("ended", session=errand.session, text="store")
+    told.send_bytes(ENDED)
 
 
 async def go_on(errand: Errand, store: Any, witness: Witness) -> None:
