@@ -4,7 +4,6 @@ It leaves `async with executor:`, which waits for the runs in flight and then ca
 can be resumed, by anybody and at once.
 """
 
-import os
 import random
 import signal
 import tempfile
@@ -21,7 +20,7 @@ from tests.faults.figures import Figure, Tally, main
 from tests.faults.places import DURABLE, STORES
 from tests.faults.processes import started
 from tests.faults.witness import Witness, WitnessedStore
-from tests.faults.worker import STARTED, finished_turns
+from tests.faults.worker import STARTED, alone, finished_turns
 from tests.faults.workload import OWNER, Shop, context_for, executor_for
 
 from agent_runtime import AgentExecutor, ErrorType, Limits, RunStatus, SessionManager, SessionStore
@@ -45,7 +44,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
 
 def serve(service: Service, told: Connection) -> None:
     """The process's main function."""
-    os.setpgid(0, 0)
+    alone()
     anyio.run(_serve, service, told)
 
 

@@ -1,6 +1,5 @@
 """A worker that writes to many sessions, one whole step after the other, and is killed: each step is there or it is not."""
 
-import os
 import random
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -9,7 +8,7 @@ import anyio
 import msgspec
 from tests.faults.places import STORES
 from tests.faults.witness import Witness
-from tests.faults.worker import ACQUIRED, ENDED, STARTED
+from tests.faults.worker import ACQUIRED, ENDED, STARTED, alone
 
 from agent_runtime import (
     MemorySessionStore,
@@ -91,7 +90,7 @@ async def seen(store: SessionStore, seed: int) -> object:
 
 def keep(keeping: Keeping, told: Connection) -> None:
     """The process's main function."""
-    os.setpgid(0, 0)
+    alone()
     told.send_bytes(STARTED)
     anyio.run(_keep, keeping, told)
 

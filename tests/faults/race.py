@@ -4,7 +4,6 @@ Exactly one of them may have it. The others are told that it is held, or, when t
 the memory store the workers are tasks, otherwise processes.
 """
 
-import os
 import random
 import tempfile
 import time
@@ -23,7 +22,7 @@ from tests.faults.figures import Figure, Tally, main
 from tests.faults.places import DURABLE, STORES
 from tests.faults.processes import PATIENCE, context, started
 from tests.faults.witness import Witness, WitnessedStore
-from tests.faults.worker import STARTED
+from tests.faults.worker import STARTED, alone
 from tests.faults.workload import OWNER, PLAN, Shop, breaks_off_at, context_for, executor_for
 
 from agent_runtime import Limits, OnBusy, Resume, SessionStore
@@ -69,7 +68,7 @@ async def compete(store: SessionStore, witness: Witness, race: Race) -> None:
 
 def worker(store: str, folder: str, raced: Sequence[Race], barrier: Barrier, told: Connection) -> None:
     """A process that takes part in every race."""
-    os.setpgid(0, 0)
+    alone()
     told.send_bytes(STARTED)
     anyio.run(_worker, store, Path(folder), raced, barrier)
 

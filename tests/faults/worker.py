@@ -1,5 +1,6 @@
 """A process that does the next thing of a session: begins its next turn, or resumes the one that was cut short."""
 
+import logging
 import os
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -31,9 +32,15 @@ class Errand(msgspec.Struct, frozen=True, kw_only=True):
     options: dict[str, Any] = {}  # of the store
 
 
-def work(errand: Errand, told: Connection) -> None:
-    """The process's main function. It is in a process group of its own when it has told that it has started."""
+def alone() -> None:
+    """Put this process into a group of its own, so that a signal to it reaches nobody else; it says nothing."""
     os.setpgid(0, 0)
+    logging.disable(logging.WARNING)  # what could not be stored: here that is the plan
+
+
+def work(errand: Errand, told: Connection) -> None:
+    """The process's main function."""
+    alone()
     told.send_bytes(STARTED)
     anyio.run(_work, errand, told)
 
