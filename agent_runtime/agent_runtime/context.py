@@ -193,7 +193,7 @@ class AgentContext(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     async def _tell_again(self, step: int, response: ModelResponse) -> None:
         """Emit what was recorded of a model call, its text as one piece."""
-        await self.emit(ModelStarted(step=step))
+        await self.emit(ModelStarted(step=step, recorded=True))
         if response.message.content:
             await self.emit(TextDelta(text=response.message.content, step=step))
         await self.emit(_finished(step, response))
@@ -249,7 +249,8 @@ class AgentContext(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         bound = msgspec.structs.replace(call, context=self, function=function, idempotency_key=key)
         if not run.streaming:
             return await run.handlers.tool(bound)
-        await self.emit(ToolStarted(id=call.id, name=call.name))
+        recorded = bool(key) and run.journal is not None and run.journal.calls[key].recorded
+        await self.emit(ToolStarted(id=call.id, name=call.name, recorded=recorded))
         try:
             result = await run.handlers.tool(bound)
         except Suspended:

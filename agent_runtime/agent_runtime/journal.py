@@ -96,6 +96,11 @@ class KnownCall:
             self._digest = digest_of(self.arguments)
         return self._digest
 
+    @property
+    def recorded(self) -> bool:
+        """Whether what it gave is known from before this execution of the agent."""
+        return self.ended is not None and not self.fresh
+
     def replay(self) -> ToolResult:
         """The recorded result, or the recorded failure raised again."""
         if self.failure is not None:

@@ -44,9 +44,10 @@ class ReasoningDelta(StreamItem, frozen=True, kw_only=True, tag="reasoning_delta
 
 
 class ModelStarted(StreamItem, frozen=True, kw_only=True, tag="model_started"):
-    """A model call begins."""
+    """A model call begins; or its `recorded` answer is told again, in a run that is resumed."""
 
     step: int = 0
+    recorded: bool = False
 
 
 class ModelFinished(StreamItem, frozen=True, kw_only=True, tag="model_finished"):
@@ -59,10 +60,11 @@ class ModelFinished(StreamItem, frozen=True, kw_only=True, tag="model_finished")
 
 
 class ToolStarted(StreamItem, frozen=True, kw_only=True, tag="tool_started"):
-    """A tool call begins."""
+    """A tool call begins. `recorded`: its function has done its work before this run was resumed, and does not start."""
 
     id: str
     name: str
+    recorded: bool = False
 
 
 class ToolFinished(StreamItem, frozen=True, kw_only=True, tag="tool_finished"):

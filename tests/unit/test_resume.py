@@ -28,6 +28,7 @@ from agent_runtime import (
     Message,
     ModelRequest,
     ModelResponse,
+    ModelStarted,
     NotFound,
     OutcomeUnknown,
     Owner,
@@ -49,6 +50,7 @@ from agent_runtime import (
     ToolCall,
     ToolFailed,
     ToolResult,
+    ToolStarted,
     model_middleware,
     reaches,
     tool,
@@ -900,15 +902,26 @@ async def test_recorded_answers_are_told_again_to_a_stream(shop: Shop) -> None:
     async with executor:
         assert (await executor.execute(ASKED)).questions
         async with executor.stream(AGAIN, resume=Resume(answers={"ship": 1})) as stream:
-            told = [type(event).__name__ async for event in stream]
+            events = [event async for event in stream]
         assert stream.result.output == "shipped"
-    assert told == [
+    assert [type(event).__name__ for event in events] == [
         "RunStarted",
         *("ModelStarted", "TextDelta", "ModelFinished"),
         *("ToolStarted", "ToolFinished"),
         *("ModelStarted", "TextDelta", "ModelFinished"),
         "RunCompleted",
     ]
+    assert [event.recorded for event in events if isinstance(event, ModelStarted)] == [True, False]
+
+
+async def test_a_tool_whose_result_is_recorded_is_told_to_have_been(shop: Shop) -> None:
+    executor = shop.executor(CONFIRM, "shipped")
+    async with executor:
+        assert (await executor.execute(ASKED)).questions
+        async with executor.stream(AGAIN, resume=Resume(answers={"ship": 1})) as stream:
+            events = [event async for event in stream]
+    started = {event.name: event.recorded for event in events if isinstance(event, ToolStarted)}
+    assert started == {"charge": True, "confirm": False}
 
 
 async def test_task_messages_and_metadata_are_those_that_the_run_began_with(shop: Shop) -> None:

@@ -42,7 +42,7 @@ async def streamed(
             answer.write(event.text)
         elif isinstance(event, ToolStarted) and progress is not None:
             answer.end()
-            progress.say("tool", event.name)
+            progress.say("tool", f"{event.name} (recorded)" if event.recorded else event.name)
 
     try:
         result = await executor.execute(context, emit=show, resume=resume)
