@@ -13,7 +13,7 @@ VERSIONS = 3.11 3.12 3.13
 help:  ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "%-12s %s\n", $$1, $$2 }'
 
-demo: $(VENV)/.demo-installed  ## Watch an agent answer three questions about this project's docs.
+demo: $(VENV)/.demo-installed  ## Watch an agent answer questions about these docs, and go on after its process was killed.
 	$(VENV)/bin/agent-runtime demo
 
 test: $(VENV)/.dev-installed  ## Run all tests; core and middleware must be covered to the last branch.
