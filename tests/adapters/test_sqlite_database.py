@@ -306,6 +306,58 @@ async def test_a_closed_one_leaves_nothing_and_takes_nothing(path: Path) -> None
         await database.__aenter__()
 
 
+async def test_after_a_lifespan_the_next_job_opens_the_file_again(path: Path) -> None:
+    async with no_leaks():
+        database = SQLiteDatabase(path)
+        for times in range(1, 4):
+            async with database, database:
+                await database.write(make_table if times == 1 else partial(add, number=times))
+            assert len(await database.read(numbers)) == times - 1
+            assert threads_of(path) == 1
+        await database.aclose()
+        assert threads_of(path) == 0
+    assert files_beside(path) == ["data.db"]
+
+
+def test_between_two_lifespans_the_file_may_be_another(path: Path) -> None:
+    database = SQLiteDatabase(path)
+
+    async def fill() -> None:
+        async with database:
+            await database.write(make_table)
+            assert await database.read(numbers) == []
+
+    anyio.run(fill)
+    path.unlink()
+    anyio.run(fill)
+
+
+async def test_jobs_that_come_while_a_lifespan_ends_are_all_done(path: Path) -> None:
+    database = SQLiteDatabase(path, synchronous="NORMAL")
+    await database.write(make_table)
+
+    async def add_some(start: int) -> None:
+        for number in range(start, start + 50):
+            await database.write(partial(add, number=number))
+
+    async def come_and_go() -> None:
+        for _ in range(20):
+            async with database:
+                await database.read(numbers)
+
+    async with no_leaks():
+        async with anyio.create_task_group() as group:
+            for start in (0, 100, 200):
+                group.start_soon(add_some, start)
+            group.start_soon(come_and_go)
+        assert len(await database.read(numbers)) == 150
+        await database.aclose()
+
+
+def threads_of(path: Path) -> int:
+    return sum(thread.name.endswith(f"{str(path)!r}") for thread in threading.enumerate())
+
+
 async def test_one_that_was_never_used_is_closed_as_well(path: Path) -> None:
     await SQLiteDatabase(path).aclose()
     assert files_beside(path) == []

@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from tests.adapters.programs import run_python
 
 from agent_runtime import (
+    AgentContext,
+    AgentExecutor,
     AgentRuntimeError,
     ConfigurationError,
     CorruptRecord,
@@ -531,3 +533,15 @@ async def test_text_that_is_not_unicode_is_refused(store: SQLiteSessionStore) ->
     for owner, name in ((Owner(tenant_id=None, user_id="\ud800"), "s"), (ANN, "\ud800")):
         with pytest.raises(InvalidInput, match="text that is not Unicode"):
             await store.create(owner, name, FIELDS, QUOTA, operation="create")
+
+
+def test_a_script_runs_once_more_in_the_same_store_and_reads_what_was_said(path: Path) -> None:
+    async def agent(context: AgentContext) -> str:
+        return f"turn {len(context.messages) // 2}"
+
+    sessions = SessionManager(SQLiteSessionStore(path))
+    executor = AgentExecutor(agent, session_manager=sessions)
+    context = AgentContext(user_id="ann", session_id="s", current_task="go")
+    assert [executor.run_sync(context).output for _ in range(3)] == ["turn 0", "turn 1", "turn 2"]
+    found = anyio.run(lambda: sessions.messages("s", owner=ANN))
+    assert [message.content for message in found if message.role == "assistant"] == ["turn 0", "turn 1", "turn 2"]

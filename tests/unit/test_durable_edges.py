@@ -497,8 +497,9 @@ def test_a_job_for_later_that_is_cancelled_when_it_is_due_does_not_begin() -> No
     async def main() -> None:
         async with Background() as background:
             cancel = background.later(0.0, job, name="due")
-            while not any(task.get_name() == "due" for task in asyncio.all_tasks()):
+            for _ in range(2):  # the timer is due, and its task has not begun
                 await asyncio.sleep(0)
+            assert any(task.get_name() == "due" for task in asyncio.all_tasks())
             cancel()
             await asyncio.sleep(0.01)
 

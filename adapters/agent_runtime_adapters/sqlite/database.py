@@ -30,8 +30,9 @@ class DatabaseOptions(TypedDict, total=False):
 class SQLiteDatabase:
     """A file that several stores of one process may share: their writes then go into the same commits.
 
-    `async with database:` opens the file at once and closes it. Otherwise the first job opens it, and `aclose` or the
-    garbage collector closes it. Any event loops may use it, also several at once, on asyncio and trio.
+    `async with database:` opens the file at once, and closes it. Otherwise the first job opens it, as does the next one
+    after such a block, and `aclose` or the garbage collector closes it. Any event loops may use it, also several at once,
+    on asyncio and trio.
 
     Args:
         path: A file on a local disk, in a folder that is there; both must be writable. Not on a network file system:
@@ -55,8 +56,8 @@ class SQLiteDatabase:
             raise ConfigurationError(f"synchronous is {synchronous!r}, and must be 'FULL' or 'NORMAL'")
         if not 0 <= busy_timeout < math.inf:
             raise ConfigurationError(f"busy_timeout is {busy_timeout!r}, and must be seconds from 0 on")
-        file = DatabaseFile(Path(name).absolute(), f"the database file {name!r}", synchronous)
-        self._thread = JobThread(file.name, partial(Transactions, file, busy_timeout))
+        title = f"the database file {name!r}"
+        self._thread = JobThread(title, partial(_worker, Path(name).absolute(), title, synchronous, busy_timeout))
 
     async def read(self, job: Callable[[sqlite3.Connection], T]) -> T:
         """Have `job(connection)` done on the thread: it reads, and sees the data as they are at one moment."""
@@ -70,21 +71,21 @@ class SQLiteDatabase:
         return await self._thread.do(job, writes=True)
 
     async def aclose(self) -> None:
-        """Do what was asked for before, and close the file. Idempotent; afterwards jobs raise `RuntimeClosed`."""
+        """Do what was asked for before, and close the file for good: later jobs raise `RuntimeClosed`. Idempotent."""
         await self._thread.aclose()
 
     async def __aenter__(self) -> Self:
         try:
             await self.read(_nothing)
         except BaseException:
-            await self.aclose()
+            await self._thread.rest()
             raise
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self.aclose()
+        await self._thread.rest()
 
 
 class SQLiteStore:
@@ -100,7 +101,7 @@ class SQLiteStore:
             self.database = SQLiteDatabase(database, **options)
 
     async def aclose(self) -> None:
-        """Close the file, unless the database was passed in. Idempotent."""
+        """Close the file for good, unless the database was passed in. Idempotent."""
         if self._owns:
             await self.database.aclose()
 
@@ -112,7 +113,12 @@ class SQLiteStore:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self.aclose()
+        if self._owns:
+            await self.database.__aexit__(exc_type, exc, traceback)
+
+
+def _worker(path: Path, title: str, synchronous: Synchronous, busy_timeout: float) -> Transactions:
+    return Transactions(DatabaseFile(path, title, synchronous), busy_timeout)
 
 
 def _nothing(_: sqlite3.Connection) -> None:

@@ -78,10 +78,12 @@ class JobThread:
     def __init__(self, name: str, make_worker: Callable[[], Worker]) -> None:
         self._name = name
         self._make_worker = make_worker
-        # As long as there are callers: each waits for its one job.
+        # As long as there are callers: each waits for its one job. Each thread has a queue of its own.
         self._jobs: SimpleQueue[AnyJob | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._ended: threading.Thread | None = None
+        self._end: Callable[[], object] = _nothing
         self._process = os.getpid()
         self._closed = False
 
@@ -103,25 +105,35 @@ class JobThread:
             self._jobs.put(job)
         return await job.result()
 
-    async def aclose(self) -> None:
-        """Do what has been asked for, close the worker and end the thread. Idempotent; cancelled, that goes on without it."""
+    async def rest(self) -> None:
+        """Do what has been asked for, close the worker and end the thread: the next job makes another.
+
+        Idempotent; cancelled, that goes on without it.
+        """
         if self._is_forked():
             return
         with self._lock:
-            self._closed = True
-            if self._thread is None:
-                return
-            self._jobs.put(None)
-        alone = anyio.CapacityLimiter(1)  # it must not wait for what else the application has threads for
-        await anyio.to_thread.run_sync(self._thread.join, abandon_on_cancel=True, limiter=alone)
+            if self._thread is not None:
+                self._ended, self._thread = self._thread, None
+                self._end()
+        if self._ended is not None:
+            alone = anyio.CapacityLimiter(1)  # it must not wait for what else the application has threads for
+            await anyio.to_thread.run_sync(self._ended.join, abandon_on_cancel=True, limiter=alone)
+
+    async def aclose(self) -> None:
+        """The same, and take no more jobs."""
+        self._closed = not self._is_forked()
+        await self.rest()
 
     def _started(self) -> threading.Thread:
+        self._jobs = SimpleQueue()
         thread = threading.Thread(
             target=_serve, args=(self._jobs, self._make_worker), name=f"agent_runtime: {self._name}", daemon=True
         )
         with translate(RuntimeError, StoreUnavailable, f"there is no thread for {self._name}: too many are running"):
             thread.start()
-        weakref.finalize(self, self._jobs.put, None).atexit = False
+        self._end = end = weakref.finalize(self, self._jobs.put, None)
+        end.atexit = False
         self._process = os.getpid()
         return thread
 
@@ -138,6 +150,10 @@ def hand_over(jobs: Iterable[AnyJob]) -> None:
     for soon, done in loops.items():
         with suppress(RuntimeError):  # the loop is closed, and with it the tasks that waited
             soon(_wake, done)
+
+
+def _nothing() -> None:
+    """What ends a thread that has not begun."""
 
 
 def _wake(jobs: list[AnyJob]) -> None:
