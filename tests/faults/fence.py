@@ -16,14 +16,15 @@ from tests.faults import audit
 from tests.faults.figures import Figure, Tally, main
 from tests.faults.places import DURABLE
 from tests.faults.processes import Worker, started
-from tests.faults.witness import Line, Witness
+from tests.faults.witness import Line, Witness, digest
 from tests.faults.worker import ACQUIRED, Errand, finished_turns, work
-from tests.faults.workload import true_answers
+from tests.faults.workload import OWNER, true_answers
 
 from agent_runtime import SessionManager
 
 LEASE = 0.3
 LANES = 4
+OPTIONS = {"busy_timeout": 0.6}
 ACCEPTED = "stale writes accepted"
 NO_CONFLICT = "stale runs that did not end with a conflict"
 NOT_TAKEN = "pauses in the middle of a commit, which keep the file locked"
@@ -47,7 +48,10 @@ class Fences:
 
 
 class Pause:
-    """One session with one turn, whose worker is paused in the middle of it."""
+    """One session with one turn, whose worker is paused in the middle of it.
+
+    It goes on when another has taken over and is paused in its turn before it could write much, or when that has ended.
+    """
 
     def __init__(self, fences: Fences, folder: Path, witness: Witness, session: str) -> None:
         self._fences = fences
@@ -61,7 +65,7 @@ class Pause:
             session=session,
             lease=LEASE,
             reconciles=False,  # an answer that holds takes an outside world that knows of the pause
-            options={"busy_timeout": 0.6},
+            options=OPTIONS,
         )
 
     async def run(self) -> None:
@@ -70,38 +74,54 @@ class Pause:
             await paused.outcome()
             return
         paused.signal(signal.SIGSTOP)
-        try:
-            ended = await self._go_on({})
-        finally:
+        other = await started(work, self._errand)
+        if self._fences.random.random() < 0.5 and await other.tells() == ACQUIRED:
+            stale = await self._while_the_other_is_paused(paused, other)
+        else:
+            await other.outcome()
             paused.signal(signal.SIGCONT)
-        await paused.outcome()
-        stale = self._judge(paused)
-        async with DURABLE[self._fences.store](self._folder) as store:
-            while await finished_turns(SessionManager(store), self._session) == 0:
-                ended = await self._go_on(true_answers(self._witness, self._session, ended.asked))
-            turns = await finished_turns(SessionManager(store), self._session)
-            await audit.at_the_end(store, self._witness, self._session, turns, self._tally, stale=stale)
+            await paused.outcome()
+            stale = self._judge(paused, _loaded(self._lines(), paused.pid))
+        await self._complete(stale)
         self._fences.done += bool(stale)
 
-    async def _go_on(self, answers: dict[str, object]) -> Line:
-        worker = await started(work, msgspec.structs.replace(self._errand, answers=answers))
-        await worker.outcome()
-        return next(line for line in reversed(self._lines()) if line.what == "ended")
+    async def _while_the_other_is_paused(self, paused: Worker, other: Worker) -> set[int]:
+        other.signal(signal.SIGSTOP)
+        run = next(line.run for line in self._lines() if line.what == "acquired")
+        async with DURABLE[self._fences.store](self._folder, **OPTIONS) as store:
+            had = [digest(entry) for entry in await store.entries(OWNER, self._session, run)]
+        paused.signal(signal.SIGCONT)
+        await paused.outcome()
+        other.signal(signal.SIGCONT)
+        await other.outcome()
+        if had:
+            self._tally.saw("while the other had only just taken over")
+        return self._judge(paused, had or None)
+
+    async def _complete(self, stale: set[int]) -> None:
+        async with DURABLE[self._fences.store](self._folder) as store:
+            sessions = SessionManager(store)
+            while await finished_turns(sessions, self._session) == 0:
+                asked = next(line.asked for line in reversed(self._lines()) if line.what == "ended")
+                answers = true_answers(self._witness, self._session, asked)
+                worker = await started(work, msgspec.structs.replace(self._errand, answers=answers))
+                await worker.outcome()
+            turns = await finished_turns(sessions, self._session)
+            await audit.at_the_end(store, self._witness, self._session, turns, self._tally, stale=stale)
 
     def _lines(self) -> list[Line]:
         return self._witness.lines(self._session)
 
-    def _judge(self, paused: Worker) -> set[int]:
-        """What became of the paused one, where another has taken over; its process id then."""
-        lines = self._lines()
-        own = [line for line in lines if line.pid == paused.pid]
-        loaded = _loaded(lines, paused.pid)
-        if loaded is None:  # it was in the middle of a commit, or had finished
+    def _judge(self, paused: Worker, had: list[str] | None) -> set[int]:
+        """Its process id, where the run `had` these entries when another took it over; and what it did then."""
+        if had is None:  # it was in the middle of a commit, or had finished
             self._tally.saw(NOT_TAKEN)
             return set()
+        lines = self._lines()
+        own = [line for line in lines if line.pid == paused.pid]
         self._tally.saw("stale writes refused", sum(line.what == "refused" and line.fence > 0 for line in own))
         for line in own:
-            if line.what == "acknowledged" and loaded[line.number - 1 : line.number] != line.digests:
+            if line.what == "acknowledged" and had[line.number - 1 : line.number] != line.digests:
                 self._tally.wrong(ACCEPTED, f"{self._session}: entry {line.number}")
         ended = [line.text for line in own if line.what == "ended"]
         if any(line.what == "finished" for line in own):
