@@ -924,3 +924,16 @@ async def test_a_folder_that_cannot_be_looked_into_is_told(path: Path, monkeypat
         patch.setattr(Path, "is_dir", is_dir)
         with pytest.raises(StoreUnavailable, match="cannot be read"):
             await SQLiteDatabase(path).read(numbers)
+
+
+@pytest.mark.parametrize("trial", range(20))
+async def test_a_new_file_that_many_open_at_the_same_moment_is_theirs(tmp_path: Path, trial: int) -> None:
+    """What is read of a file before it is used is of one moment: it never has tables and belongs to nobody."""
+
+    async def open_one() -> None:
+        async with SQLiteDatabase(tmp_path / "new.db"):
+            pass
+
+    async with anyio.create_task_group() as group:
+        for _ in range(8):
+            group.start_soon(open_one)

@@ -13,6 +13,10 @@ Synchronous: TypeAlias = Literal["FULL", "NORMAL"]
 
 _CHECKED_WHOLE = 2_000  # pages, 8 MB; a larger file would take more than some 30 ms
 _LOG = 4_000  # pages, after which the log is copied into the file: most of them by then more than once in it
+# One statement, so that all of it is of one moment: another process may be making the tables.
+_WHOSE = """
+    SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master) FROM pragma_application_id, pragma_user_version
+"""
 
 
 class DatabaseFile:
@@ -75,9 +79,7 @@ class DatabaseFile:
 
     def _version(self, connection: sqlite3.Connection) -> int:
         """The file's schema; 0 for a new one. Raises for one that is not ours, or newer."""
-        [application] = connection.execute("PRAGMA application_id").fetchone()
-        [version] = connection.execute("PRAGMA user_version").fetchone()
-        [tables] = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        application, version, tables = connection.execute(_WHOSE).fetchone()
         if application == 0 and version == 0 and tables == 0:
             return 0
         if application != APPLICATION_ID:
