@@ -74,7 +74,7 @@ class Kills:
     async def strike(self, worker: Worker) -> bool:
         """Kill the worker at some moment, unless it ends before; whether it was killed."""
         if self.done >= self.wanted:
-            await worker.ended()
+            await worker.outcome()
             return False
         told = await worker.tells(self.random.uniform(0, 0.1) if self.random.random() < EARLY else PATIENCE)
         if told == ACQUIRED:
@@ -83,7 +83,7 @@ class Kills:
             if told == ENDED:
                 self._durations.append(time.perf_counter() - since)
         if told is not None:
-            await worker.ended()
+            await worker.outcome()
             return False
         if not await worker.kill():
             return False

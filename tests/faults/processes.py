@@ -43,14 +43,17 @@ class Worker:
         os.killpg(self.pid, number)
 
     async def outcome(self) -> None:
-        """Wait until it has ended by itself."""
-        assert await self.ended() is not None, "a worker hangs"
+        """Wait until it has ended by itself, in good order."""
+        code = await self.ended()
+        assert code == 0, "a worker hangs" if code is None else f"a worker ended with {code}"
 
     async def kill(self) -> bool:
-        """End it at once, with all that it has started; false when it had ended by itself."""
+        """End it at once, with all that it has started; false when it had ended by itself, in good order."""
         with suppress(ProcessLookupError):
             self.signal(signal.SIGKILL)
-        return await self.ended() == -signal.SIGKILL
+        code = await self.ended()
+        assert code in (0, -signal.SIGKILL), f"a worker ended with {code}"
+        return code != 0
 
     async def ended(self, within: float = PATIENCE) -> int | None:
         """Its exit code; negative for a signal, `None` when it is still there."""
