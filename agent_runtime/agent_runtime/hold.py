@@ -5,10 +5,12 @@ from collections.abc import Awaitable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Literal, TypeAlias
 
+import anyio
 import msgspec
 
 from agent_runtime.background import Background, runs_on_asyncio
 from agent_runtime.context import AgentContext
+from agent_runtime.ending import LAST_WORDS
 from agent_runtime.errors import (
     AgentRuntimeError,
     ConfigurationError,
@@ -157,10 +159,17 @@ class Hold:
     async def close(self, status: RunStatus, error: Exception | None) -> None:
         """Let go of the session at the end of a run that was not finished; what it has recorded is kept for a resume.
 
-        A store that fails here is logged: the lease ends by itself, and what was acknowledged is there.
+        A store that fails here, or takes longer than 2 s, is logged: the lease ends by itself, and what was acknowledged is
+        there. Nothing but that time cuts it short.
         """
         if self._token is None or self._finished:
             return
+        with anyio.CancelScope(deadline=anyio.current_time() + LAST_WORDS, shield=True) as scope:
+            await self._close(self._token, status, error)
+        if scope.cancelled_caught:
+            logger.warning("run %s: its session stays held until the lease ends: the store took too long", self._run_id)
+
+    async def _close(self, token: LeaseToken, status: RunStatus, error: Exception | None) -> None:
         suspended = self._context.run.suspended
         if suspended is not None:  # however the run ended after that
             status, error = RunStatus.SUSPENDED, suspended
@@ -169,10 +178,10 @@ class Hold:
             stop = self.journal.stop(status, None if error is None else error_type_of(error))
             await self._last(stop, "how it ended could not be stored")
         let_go = (
-            self._sessions.release(self._session_id, self._token, owner=self._owner)
+            self._sessions.release(self._session_id, token, owner=self._owner)
             if kept
             else self._sessions.finish_run(
-                self._session_id, self._context.run.origin, (), owner=self._owner, token=self._token
+                self._session_id, self._context.run.origin, (), owner=self._owner, token=token
             )
         )
         await self._last(let_go, "its session stays held until the lease ends")

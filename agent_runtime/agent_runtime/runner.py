@@ -155,8 +155,7 @@ class Runner:
         run.closed = True
         hold = self._holds.pop(run.run_id, None)
         if hold is not None:
-            with anyio.CancelScope(deadline=anyio.current_time() + LAST_WORDS, shield=True):
-                await hold.close(status, error)
+            await hold.close(status, error)
         await tell_end(context, status, error, result)
 
     async def _outcome(

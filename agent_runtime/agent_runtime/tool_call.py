@@ -129,7 +129,7 @@ async def _settle(call: ToolCall, journal: Journal, error: AgentRuntimeError | N
     """
     knows, result = (False, None) if error is not None else await _decided(call, journal)
     reconcile = getattr(call.function, "reconcile", None)
-    if not knows and reconcile is not None:
+    if not knows and reconcile is not None and not _is_at_work(call):
         knows, result = await _reconciled(call, journal, reconcile)
     if knows:
         return result
@@ -160,6 +160,12 @@ async def _decided(call: ToolCall, journal: Journal) -> tuple[bool, ToolResult |
         await _keep_failure(journal, call, failure)
         raise failure
     return False, None
+
+
+def _is_at_work(call: ToolCall) -> bool:
+    """Whether the thread of a call that was given up goes on: whatever a hook says now may be wrong in a moment."""
+    is_at_work = getattr(call.function, "is_at_work", None)
+    return is_at_work is not None and is_at_work(call.idempotency_key)
 
 
 async def _reconciled(call: ToolCall, journal: Journal, reconcile: Any) -> tuple[bool, ToolResult | None]:

@@ -50,7 +50,8 @@ class Tool(Generic[P, R]):
         max_output_bytes: The largest result, UTF-8, instead of `Limits.tool_result_bytes`.
         reconcile: Of an `"effect"`: async, given the call, says what became of it when it was started and did not end: its
             result (text, or a `ToolResult`), or `None` when it has not happened. Where it cannot say, it raises an
-            `AgentRuntimeError`. Without it the run is suspended, and a person is asked.
+            `AgentRuntimeError`. Without it, and while the call's thread is at work, the run is suspended, and a person is
+            asked.
         name: By default the function's; letters, digits, `_` and `-`, at most 64.
         description: By default the docstring's text before its sections.
 
@@ -89,8 +90,8 @@ class Tool(Generic[P, R]):
         self._injected = parameters.injected
         self._is_async = inspect.iscoroutinefunction(inspect.unwrap(function))  # decorators may hide it
         self._run: Callable[..., Any] = function
-        self._running: set[object] = set()  # calls in worker threads
-        self._awaited: set[object] = set()  # calls in worker threads that somebody waits for
+        self._running: set[_Job] = set()  # calls in worker threads
+        self._awaited: set[_Job] = set()  # calls in worker threads that somebody waits for
 
     @property
     def abandoned(self) -> int:
@@ -108,7 +109,7 @@ class Tool(Generic[P, R]):
             arguments = self._validated(call.arguments)
             if self._injected is not None:
                 arguments[self._injected] = call
-            value = await (self._run(**arguments) if self._is_async else self._in_thread(call.run, arguments))
+            value = await (self._run(**arguments) if self._is_async else self._in_thread(call, arguments))
             text, size = _text(value)
         except AgentRuntimeError:
             raise
@@ -126,6 +127,10 @@ class Tool(Generic[P, R]):
             )
         return ToolResult(content=text)
 
+    def is_at_work(self, idempotency_key: str) -> bool:
+        """Whether a thread of this process still runs for that call."""
+        return any(job.idempotency_key == idempotency_key for job in self._running)
+
     def _validated(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         try:
             return self._validate(arguments)
@@ -138,15 +143,15 @@ class Tool(Generic[P, R]):
                 details={"field": _place(problems[0]["loc"])},
             ) from error
 
-    async def _in_thread(self, run: Run, arguments: dict[str, Any]) -> Any:
-        async with _pool(run):
-            limit = run.limits.tool_threads
+    async def _in_thread(self, call: ToolCall, arguments: dict[str, Any]) -> Any:
+        async with _pool(call.run):
+            limit = call.run.limits.tool_threads
             if self.abandoned >= limit:
                 raise ToolFailed(
                     f"tool {self.name!r} has {limit} calls that were given up and did not end (Limits.tool_threads)",
                     details={"limit": limit},
                 )
-            job = object()
+            job = _Job(call.idempotency_key)
 
             def work() -> Any:
                 self._running.add(job)
@@ -164,6 +169,15 @@ class Tool(Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"Tool({self.name!r}, kind={self.kind!r})"
+
+
+class _Job:
+    """A call in a worker thread."""
+
+    __slots__ = ("idempotency_key",)
+
+    def __init__(self, idempotency_key: str) -> None:
+        self.idempotency_key = idempotency_key
 
 
 @overload

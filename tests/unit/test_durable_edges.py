@@ -1,6 +1,7 @@
 """Durable runs where they are most easily broken: a store that takes its time, layers that call again, errors in disguise."""
 
 import asyncio
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, cast
@@ -203,6 +204,43 @@ async def test_a_doubt_of_an_earlier_attempt_is_asked_about_although_the_later_o
     assert (await executor.execute(AGAIN, resume=Resume())).questions == (question,)
     result = await executor.execute(AGAIN, resume=Resume(answers={question.key: "not_done"}))
     assert result.output == "no need"
+
+
+@pytest.mark.parametrize("session_id", ["s", None])
+async def test_a_hook_is_not_asked_about_a_thread_that_is_still_at_work(
+    sessions: SessionManager, session_id: str | None
+) -> None:
+    done: list[str] = []
+    go_on = threading.Event()
+
+    async def reconcile(call: ToolCall) -> str | None:
+        return "it is paid" if "end" in done else None
+
+    @tool(timeout=0.02, reconcile=reconcile)
+    def charge(amount: int) -> str:
+        done.append("start")
+        go_on.wait(10)
+        done.append("end")
+        return "charged"
+
+    @tool_middleware
+    async def again(call: ToolCall, call_next: CallNext[ToolCall, ToolResult]) -> ToolResult:
+        with anyio.move_on_after(0.01):
+            return await call_next(call)
+        return await call_next(call)
+
+    executor = shop(sessions, CHARGE, "done", tools=[charge], middleware=[again])
+    result = await executor.execute(ASKED.replace(session_id=session_id))
+    go_on.set()
+    with anyio.fail_after(10):
+        while charge.abandoned:  # noqa: ASYNC110 - the end of a thread sets no event
+            await anyio.sleep(0.001)
+    assert done == ["start", "end"]
+    assert [question.kind for question in result.questions] == (["in_doubt"] if session_id else [])
+    if session_id:
+        result = await executor.execute(AGAIN, resume=Resume())
+        assert result.messages[1].content == "it is paid"
+    assert result.output == "done"
 
 
 # What cannot be stored
@@ -505,3 +543,18 @@ def test_a_job_for_later_that_is_cancelled_when_it_is_due_does_not_begin() -> No
 
     asyncio.run(main())
     assert begun == []
+
+
+async def test_a_store_that_hangs_at_the_end_of_a_run_is_given_two_seconds_and_told_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Hanging(Unhurried):
+        def __getattr__(self, name: str) -> Any:
+            return self._hang if name == "finish" else super().__getattr__(name)
+
+        async def _hang(self, *args: Any, **options: Any) -> None:
+            await anyio.sleep_forever()
+
+    executor = shop(SessionManager(cast("SessionStore", Hanging())), DOWN, tools=[])
+    assert (await executor.execute(ASKED)).error_type is ErrorType.PROVIDER
+    assert "its session stays held until the lease ends: the store took too long" in caplog.text
