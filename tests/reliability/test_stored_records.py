@@ -2,7 +2,9 @@
 
 import ast
 import shutil
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import get_args
 
@@ -55,6 +57,16 @@ def test_a_record_of_a_newer_schema_is_refused_by_name(name: str, monkeypatch: p
     monkeypatch.undo()
     with pytest.raises(CorruptRecord, match="its schema is 2, and this version reads 1"):
         READERS[name.partition(".")[2]](newer)
+
+
+def test_a_file_of_a_newer_schema_is_refused_by_name(tmp_path: Path) -> None:
+    file = tmp_path / FILE
+    shutil.copy(FOLDER / FILE, file)
+    with closing(sqlite3.connect(file)) as connection:
+        [version] = connection.execute("PRAGMA user_version").fetchone()
+        connection.execute(f"PRAGMA user_version = {version + 1}")
+    with pytest.raises(CorruptRecord, match="written by a newer version"):
+        anyio.run(read, file)
 
 
 @pytest.mark.parametrize("place", [0, 1])
