@@ -19,7 +19,7 @@ from tests.faults.figures import SOAK, kept
 from tests.faults.foreign import foreign
 from tests.faults.places import STORES
 
-from agent_runtime import CorruptRecord
+from agent_runtime import ConfigurationError, CorruptRecord
 from agent_runtime.journal_items import JournalItem
 from agent_runtime.records import frame
 
@@ -65,7 +65,7 @@ def test_a_file_of_a_newer_schema_is_refused_by_name(tmp_path: Path) -> None:
     with closing(sqlite3.connect(file)) as connection:
         [version] = connection.execute("PRAGMA user_version").fetchone()
         connection.execute(f"PRAGMA user_version = {version + 1}")
-    with pytest.raises(CorruptRecord, match="written by a newer version"):
+    with pytest.raises(ConfigurationError, match="written by a newer version"):
         anyio.run(read, file)
 
 
