@@ -10,7 +10,7 @@ from typing_extensions import Unpack
 
 from agent_runtime.errors import ConfigurationError, InvalidInput, Suspended
 from agent_runtime.events import SystemEvent
-from agent_runtime.journal import Journal
+from agent_runtime.journal import Journal, suspension
 from agent_runtime.payload import check_name, copy_json, plain_json
 from agent_runtime.run import NO_RUN, Run
 from agent_runtime.stream import (
@@ -175,7 +175,8 @@ class AgentContext(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         `around(request, call_next)` is one layer more, outside the others: `retry_model`, for instance.
 
         In a resumed run, a call whose answer is recorded (by `request.step`, in order) is not made again, nor do its layers
-        run: the recorded answer is given, its text emitted as one piece.
+        run: the recorded answer is given, its text emitted as one piece. Where the run has a question without an answer, no
+        model is asked any more: `Suspended`.
         """
         run = self.run
         if run.closed:
@@ -183,6 +184,10 @@ class AgentContext(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         journal = run.journal
         if journal is None or not journal.durable:
             return await self._ask_model(request, client, around)
+        if (
+            journal.questions and self.may_ask
+        ):  # somebody has hidden it: its answer belongs to what the model is to read
+            raise suspension(tuple(journal.questions.values()))
         response = journal.recorded_answer(request.step)
         if response is None:
             response = await self._ask_model(request, client, around)

@@ -156,7 +156,7 @@ class SessionLeases(SessionAccess):
                 group.start_soon(beside)
             try:
                 yield
-            except Exception as error:  # noqa: BLE001 - raised outside of the group, which would wrap it
+            except (Exception, KeyboardInterrupt, SystemExit) as error:  # noqa: BLE001 - raised below, where no group wraps it
                 failure = error
             group.cancel_scope.cancel()
         if lost:

@@ -406,6 +406,51 @@ async def test_a_bug_in_a_layer_is_raised_and_the_run_goes_on_waiting(sessions: 
     assert (run.status, [question.key for question in run.questions]) == (RunStatus.SUSPENDED, ["a"])
 
 
+@tool_middleware
+async def convert(call: ToolCall, call_next: CallNext[ToolCall, ToolResult]) -> ToolResult:
+    try:
+        return await call_next(call)
+    except AgentRuntimeError as error:
+        return ToolResult(content=f"failed: {error}", is_error=True)
+
+
+@tool_middleware
+async def wrap(call: ToolCall, call_next: CallNext[ToolCall, ToolResult]) -> ToolResult:
+    results: list[ToolResult] = []
+
+    async def one() -> None:
+        results.append(await call_next(call))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(one)
+    return results[0]
+
+
+@pytest.mark.parametrize("layer", [convert, wrap])
+async def test_no_model_is_asked_and_no_other_call_cut_short_when_a_layer_hides_a_question(
+    sessions: SessionManager, layer: Layer
+) -> None:
+    done: list[str] = []
+
+    @tool(kind="idempotent")
+    async def confirm(call: ToolCall) -> str:
+        return str(await call.context.ask("?", key="k"))
+
+    @tool
+    async def charge(amount: int) -> str:
+        await anyio.sleep(0.01)
+        done.append("charge")
+        return "charged"
+
+    both = wants(("confirm", {}), ("charge", {"amount": 3}))
+    executor = shop(sessions, both, "done", tools=[confirm, charge], middleware=[layer])
+    result = await executor.execute(ASKED)
+    assert [question.key for question in result.questions] == ["k"]
+    assert (done, result.usage.requests) == (["charge"], 1)
+    result = await executor.execute(AGAIN, resume=Resume(answers={"k": "yes"}))
+    assert [message.content for message in result.messages] == ["", "yes", "charged", "done"]
+
+
 async def test_an_answer_about_a_call_is_not_taken_for_a_decision_on_its_outcome(sessions: SessionManager) -> None:
     done: list[str] = []
 
@@ -543,6 +588,18 @@ def test_a_job_for_later_that_is_cancelled_when_it_is_due_does_not_begin() -> No
 
     asyncio.run(main())
     assert begun == []
+
+
+@pytest.mark.parametrize("durability", ["sync", "async"])
+async def test_no_group_is_put_around_an_exit(sessions: SessionManager, durability: Durability) -> None:
+    @reaches(resumable=True)
+    async def agent(context: AgentContext) -> str:
+        raise KeyboardInterrupt
+
+    executor = AgentExecutor(agent, session_manager=sessions, durability=durability)
+    with pytest.raises(KeyboardInterrupt):
+        await executor.execute(ASKED)
+    assert await is_free(sessions)
 
 
 async def test_a_store_that_hangs_at_the_end_of_a_run_is_given_two_seconds_and_told_of(
