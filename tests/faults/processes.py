@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -31,7 +32,7 @@ class Worker:
         return self._process.pid
 
     async def start(self) -> None:
-        await run_sync(self._process.start)
+        await run_sync(_locked, self._process.start)
         self._theirs.close()  # so that the pipe ends when the process does
 
     async def tells(self, within: float = PATIENCE) -> bytes | None:
@@ -57,11 +58,22 @@ class Worker:
 
     async def ended(self, within: float = PATIENCE) -> int | None:
         """Its exit code; negative for a signal, `None` when it is still there."""
-        await run_sync(self._process.join, within)
-        code = self._process.exitcode
-        if code is not None:
-            self._told.close()
-        return code
+        while told := await self.tells(within):
+            pass
+        if told is None:
+            return None
+        await run_sync(_locked, self._process.join)
+        self._told.close()
+        return self._process.exitcode
+
+
+_lock = threading.Lock()
+
+
+def _locked(call: Callable[[], object]) -> None:
+    """Of what starts and ends processes, one at a time: of two threads that look after a process, one misses its end."""
+    with _lock:
+        call()
 
 
 def _received(told: Connection, within: float) -> bytes | None:

@@ -61,7 +61,10 @@ def made(line: Line, store: str) -> Figure:
         return counted(line, store, tested())
     command = [sys.executable, "-m", f"tests.faults.{line.program}", "--store", store, "-n", str(line.count)]
     FOLDER.mkdir(parents=True, exist_ok=True)
+    place.unlink(missing_ok=True)
     subprocess.run([*command, "--report", str(place)], cwd=ROOT, check=False, stdout=subprocess.DEVNULL)
+    if not place.is_file():
+        sys.exit(f"{line.name}, {store}: the program has failed")
     return msgspec.json.decode(place.read_bytes(), type=Figure)
 
 
