@@ -40,8 +40,9 @@ class Worker:
         return await run_sync(_received, self._told, within)
 
     def signal(self, number: signal.Signals) -> None:
-        """To its process group, which it has told that it has."""
-        os.killpg(self.pid, number)
+        """To its process group, which it has told that it has; too late where it has ended."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
 
     async def outcome(self) -> None:
         """Wait until it has ended by itself, in good order."""
@@ -50,8 +51,7 @@ class Worker:
 
     async def kill(self) -> bool:
         """End it at once, with all that it has started; false when it had ended by itself, in good order."""
-        with suppress(ProcessLookupError):
-            self.signal(signal.SIGKILL)
+        self.signal(signal.SIGKILL)
         code = await self.ended()
         assert code in (0, -signal.SIGKILL), f"a worker ended with {code}"
         return code != 0
