@@ -288,7 +288,7 @@ class AgentContext(msgspec.Struct, frozen=True, kw_only=True, eq=False):
                 "an effect tool cannot ask, nor a run layer: ask in a tool layer, or in the agent, before the effect"
             )
         if key in journal.answers:
-            return journal.answers[key]
+            return plain_json({key: journal.answers[key]})[key]  # a copy, for this caller
         limit = self.run.limits.metadata_bytes
         shown = plain_json(copy_json(details or {}, "metadata", max_bytes=limit))
         raise journal.ask(Question(key=key, text=repair_text(question), details=shown))

@@ -173,7 +173,8 @@ class Hold:
         suspended = self._context.run.suspended
         if suspended is not None:  # however the run ended after that
             status, error = RunStatus.SUSPENDED, suspended
-        kept = self._resume is not None or self.journal.worth_keeping
+        answered = status is RunStatus.COMPLETED and not self.journal.doubtful  # by a layer, in place of the agent
+        kept = not answered and (self._resume is not None or self.journal.worth_keeping)
         if kept and self._begun:
             stop = self.journal.stop(status, None if error is None else error_type_of(error))
             await self._last(stop, "how it ended could not be stored")
@@ -258,11 +259,12 @@ class Hold:
     async def _find(self, resume: Resume) -> StoredRun:
         """The run that is meant, read into the journal."""
         for stored in await self._sessions.stored_runs(self._session_id, owner=self._owner):
-            if resume.run_id in (None, stored.run_id):
-                await self._sessions.journal(self._session_id, stored.run_id, owner=self._owner, journal=self.journal)
-                return stored
             journal = await self._sessions.journal(self._session_id, stored.run_id, owner=self._owner)
-            if resume.run_id in journal.run_ids:
+            if resume.run_id is None:
+                found = journal.began is None or journal.began.agent_id == self._context.agent_id
+            else:
+                found = resume.run_id in (stored.run_id, *journal.run_ids)
+            if found:
                 await self._sessions.journal(self._session_id, stored.run_id, owner=self._owner, journal=self.journal)
                 return stored
         which = "unfinished run" if resume.run_id is None else f"unfinished run {resume.run_id!r}"

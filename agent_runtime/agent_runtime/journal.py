@@ -220,6 +220,11 @@ class Journal:
         """Whether anything has been done that a resumed run need not do again, or must not."""
         return self.durable and bool(self.steps or self.calls or self.questions)
 
+    @property
+    def doubtful(self) -> bool:
+        """Whether nobody knows what became of some call."""
+        return any(known.in_doubt for known in self.calls.values())
+
     # Writing
 
     def begin(self, began: Began) -> bytes | None:

@@ -167,7 +167,7 @@ class Resume(Value, frozen=True, kw_only=True):
 
     Attributes:
         answers: JSON values by the key of their question; they are kept, and need not be given again.
-        run_id: Which run, by its own id or that of any run that resumed it; by default the newest unfinished one.
+        run_id: Which run, by its own id or that of any run that resumed it; by default the agent's newest unfinished one.
         allow_changed: Also when the agent has other tools than the run began with.
     """
 

@@ -691,8 +691,8 @@ async def test_an_empty_file_is_a_new_database(path: Path) -> None:
 
 
 async def test_a_newer_file_is_refused_by_its_version(path: Path) -> None:
-    await SQLiteDatabase(path).write(lambda connection: connection.execute("PRAGMA user_version = 99").close())
-    gc.collect()
+    async with SQLiteDatabase(path) as database:
+        await database.write(lambda connection: connection.execute("PRAGMA user_version = 99").close())
     refused = await refusal_of(path)
     assert isinstance(refused, ConfigurationError)
     assert f"has schema 99, written by a newer version of this library; this one knows schema {len(MIGRATIONS)}" in str(

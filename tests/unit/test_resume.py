@@ -813,11 +813,13 @@ async def test_what_cannot_be_resumed_says_why(shop: Shop) -> None:
 
 
 async def test_other_tools_or_another_agent_are_refused_unless_allowed(shop: Shop) -> None:
-    assert (await shop.executor(CONFIRM).execute(ASKED)).questions
+    run_id = (await shop.executor(CONFIRM).execute(ASKED)).run_id
     fewer = shop.executor("done", tools=shop.tools[1:])
     with pytest.raises(ConfigurationError, match="the agent's tools have changed since run"):
         await fewer.execute(AGAIN, resume=Resume(), raise_on_error=True)
     with pytest.raises(InvalidInput, match="is one of agent 'shop', and the context asks for 'other'"):
+        await fewer.execute(AGAIN.replace(agent_id="other"), resume=Resume(run_id=run_id), raise_on_error=True)
+    with pytest.raises(NotFound, match="has no unfinished run"):
         await fewer.execute(AGAIN.replace(agent_id="other"), resume=Resume(), raise_on_error=True)
     [waiting] = await shop.sessions.unfinished_runs("s", owner=ANN)
     assert (waiting.status, len(waiting.questions)) == (RunStatus.SUSPENDED, 1)  # as if nobody had tried
@@ -1291,3 +1293,28 @@ async def test_what_a_hook_says_and_cannot_be_recorded_at_once_is_no_question(sh
     assert isinstance((await executor.execute(ASKED)).exception, StoreUnavailable)
     [run] = await shop.sessions.unfinished_runs("s", owner=ANN)
     assert (run.status, run.in_doubt) == (RunStatus.FAILED, ())  # and was recorded after all
+
+
+async def test_a_run_that_a_layer_answered_is_not_unfinished(shop: Shop) -> None:
+    async def fall_back(context: AgentContext, call_next: CallNext) -> AgentResult:
+        try:
+            return await call_next(context)
+        except ProviderUnavailable:
+            return AgentResult(output="something else")
+
+    executor = shop.executor(wants(("price", {"item": "tea"})), DOWN, middleware=[fall_back])
+    assert (await executor.execute(ASKED)).output == "something else"
+    assert await shop.sessions.unfinished_runs("s", owner=ANN) == ()
+    assert await shop.messages() == []
+
+
+async def test_each_caller_gets_an_answer_of_its_own(shop: Shop) -> None:
+    @reaches(resumable=True)
+    async def agent(context: AgentContext) -> str:
+        (await context.ask("?", key="k"))["seen"].append(1)
+        return str(await context.ask("?", key="k"))
+
+    executor = AgentExecutor(agent, session_manager=shop.sessions)
+    assert (await executor.execute(ASKED)).questions
+    result = await executor.execute(AGAIN, resume=Resume(answers={"k": {"seen": []}}))
+    assert result.output == "{'seen': []}"
