@@ -778,7 +778,7 @@ async def test_a_step_that_cannot_be_recorded_ends_the_run(shop: Shop) -> None:
     for name, at in (("price", 2), ("charge", 2), ("charge", 3)):
         shop = Shop()
         line = Mortal(shop.store)
-        line.before = lambda _, args, line=line, at=at: line.die() if line.calls.count("record") == at else None  # type: ignore[misc]
+        line.before = lambda _, args, line=line, at=at: line.die() if line.calls.count("record") == at else None  # type: ignore[misc]  # bound in the loop
         arguments = {"item": "tea"} if name == "price" else {"amount": 3}
         executor = shop.executor(wants((name, arguments)), "told the model", sessions=SessionManager(line.as_store))
         result = await executor.execute(ASKED)
@@ -801,7 +801,7 @@ async def test_what_cannot_be_resumed_says_why(shop: Shop) -> None:
             'with on_busy="allow" nothing is kept',
         ),
     ):
-        plain.resumable = False  # type: ignore[attr-defined]
+        plain.resumable = False  # type: ignore[attr-defined]  # functions take attributes
         with pytest.raises(ConfigurationError, match=message):
             await executor.execute(AGAIN, resume=Resume(), raise_on_error=True)
     with pytest.raises(ConfigurationError, match="resume= takes a session"):
