@@ -1,5 +1,6 @@
 """Workers as processes, each in a group of its own, that are stopped, continued and killed at will."""
 
+import atexit
 import multiprocessing
 import os
 import signal
@@ -32,6 +33,7 @@ class Worker:
         return self._process.pid
 
     async def start(self) -> None:
+        _alive.add(self)
         await run_sync(_locked, self._process.start)
         self._theirs.close()  # so that the pipe ends when the process does
 
@@ -63,11 +65,20 @@ class Worker:
         if told is None:
             return None
         await run_sync(_locked, self._process.join)
+        _alive.discard(self)
         self._told.close()
         return self._process.exitcode
 
 
 _lock = threading.Lock()
+_alive: set[Worker] = set()
+
+
+@atexit.register
+def _kill_the_rest() -> None:
+    """Where a program has failed: one that is paused would never end, and whoever waits for it neither."""
+    for worker in _alive:
+        worker.signal(signal.SIGKILL)
 
 
 def _locked(call: Callable[[], object]) -> None:
