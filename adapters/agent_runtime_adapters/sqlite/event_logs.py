@@ -143,8 +143,8 @@ class _Logs:
         log.size += sum(map(len, events))
         self._drop(log, bounds)
         self._connection.execute(
-            "INSERT INTO event_logs VALUES (?1, ?2, ?3, ?4, ?5)"
-            " ON CONFLICT (id) DO UPDATE SET expires_at = ?4, record = ?5",
+            "INSERT INTO event_logs VALUES (?, ?, ?, ?, ?)"
+            " ON CONFLICT (id) DO UPDATE SET expires_at = excluded.expires_at, record = excluded.record",
             (log.id, log.owner, log.stream, log.expires_at, encode(log)),
         )
 

@@ -33,10 +33,10 @@ def load(rows: SessionRows, session: SessionRow, last: int | None) -> Sequence[M
     if begin == session.message_count:
         return ()
     found = rows.connection.execute(
-        "SELECT first, data FROM messages WHERE session = ?1 AND first >= ("
-        "SELECT max(first) FROM messages WHERE session = ?1 AND first <= ?2"
+        "SELECT first, data FROM messages WHERE session = ? AND first >= ("
+        "SELECT max(first) FROM messages WHERE session = ? AND first <= ?"
         ") ORDER BY first",
-        (session.id, begin),
+        (session.id, session.id, begin),
     ).fetchall()
     there = _place(found[0][0]) if found else 0
     messages: list[Message] = []

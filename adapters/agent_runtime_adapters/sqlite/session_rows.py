@@ -169,8 +169,8 @@ class SessionRows:
             "SELECT owner, session_id, agent_id, id FROM expired LIMIT ?", (_EXPIRE_AT_ONCE,)
         ).fetchall()
         due = self.connection.execute(
-            "SELECT owner, session_id, agent_id, id FROM sessions WHERE due <= ?1 AND expires_at <= ?1 LIMIT ?2",
-            (self.now, _EXPIRE_AT_ONCE - len(aside)),
+            "SELECT owner, session_id, agent_id, id FROM sessions WHERE due <= ? AND expires_at <= ? LIMIT ?",
+            (self.now, self.now, _EXPIRE_AT_ONCE - len(aside)),
         ).fetchall()
         self.connection.executemany("DELETE FROM expired WHERE id = ?", [(number,) for *_, number in aside])
         self.connection.executemany("DELETE FROM sessions WHERE id = ?", [(number,) for *_, number in due])
@@ -195,8 +195,8 @@ class SessionRows:
 
     def _living(self) -> int:
         [living] = self.connection.execute(
-            "SELECT sessions - (SELECT count(*) FROM sessions WHERE due <= ?1 AND expires_at <= ?1) FROM session_numbers",
-            (self.now,),
+            "SELECT sessions - (SELECT count(*) FROM sessions WHERE due <= ? AND expires_at <= ?) FROM session_numbers",
+            (self.now, self.now),
         ).fetchone()
         return int(living)
 
