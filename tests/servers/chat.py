@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 import anyio
 import anyio.to_thread
-from anyio.abc import SocketAttribute, SocketStream, TaskStatus
+from anyio.abc import AsyncResource, SocketAttribute, SocketStream, TaskStatus
 from anyio.from_thread import start_blocking_portal
 from anyio.streams.buffered import BufferedByteReceiveStream
 
@@ -158,10 +158,10 @@ class ChatServer:
         """Whether one more client leaves in the middle, waiting at most `seconds` for it."""
         return await anyio.to_thread.run_sync(partial(self._left.acquire, timeout=seconds))
 
-    async def serve(self, *, task_status: TaskStatus[None]) -> None:
+    async def serve(self, *, task_status: TaskStatus[AsyncResource]) -> None:
         async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
             self.port = listener.extra(SocketAttribute.local_port)
-            task_status.started()
+            task_status.started(listener)
             await listener.serve(self._connection)
 
     async def _connection(self, stream: SocketStream) -> None:
@@ -199,10 +199,11 @@ def serve_chat(answer: Answer = echo) -> Generator[ChatServer]:
     """Run a server until the block ends."""
     server = ChatServer(answer)
     with start_blocking_portal() as portal:
-        serving, _ = portal.start_task(server.serve)
+        serving, listener = portal.start_task(server.serve)
         try:
             yield server
         finally:
+            portal.call(listener.aclose)  # first, as `open_proxy` does
             serving.cancel()
 
 

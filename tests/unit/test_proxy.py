@@ -1,12 +1,13 @@
 """The fault proxy, in front of a server that answers each line with a longer one."""
 
+import gc
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 
 import anyio
 import pytest
-from anyio.abc import ByteStream, SocketAttribute, TaskStatus
+from anyio.abc import AsyncResource, ByteStream, SocketAttribute, TaskStatus
 from anyio.from_thread import start_blocking_portal
 
 from agent_runtime.testing import Fault, FaultKind, Proxy, open_proxy
@@ -22,10 +23,10 @@ class LineServer:
         self.port = 0
         self.received: list[bytes] = []
 
-    async def serve(self, *, task_status: TaskStatus[None]) -> None:
+    async def serve(self, *, task_status: TaskStatus[AsyncResource]) -> None:
         async with await anyio.create_tcp_listener(local_host="127.0.0.1", family=socket.AF_INET) as listener:
             self.port = listener.extra(SocketAttribute.local_port)
-            task_status.started()
+            task_status.started(listener)
             await listener.serve(self.answer)
 
     async def answer(self, stream: ByteStream) -> None:
@@ -44,8 +45,9 @@ class LineServer:
 def line_server(greeting: bytes = b"") -> Generator[LineServer]:
     server = LineServer(greeting)
     with start_blocking_portal() as portal:
-        serving, _ = portal.start_task(server.serve)
+        serving, listener = portal.start_task(server.serve)
         yield server
+        portal.call(listener.aclose)  # first, as `open_proxy` does
         serving.cancel()
 
 
@@ -152,3 +154,13 @@ def test_the_proxy_needs_no_event_loop_of_the_test(server: LineServer) -> None:
         with socket.create_connection((proxy.host, proxy.port)) as stream:
             stream.sendall(b"one")
             assert stream.recv(100) == b"answer to one"
+
+
+def test_a_client_that_comes_as_the_proxy_ends_is_not_left_open(
+    server: LineServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(20):  # about every second one met the moment
+        with socket.socket() as client, open_proxy("127.0.0.1", server.port) as proxy:
+            client.connect((proxy.host, proxy.port))
+    gc.collect()  # the warning of a socket that was left open
+    assert caplog.messages == []

@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from enum import StrEnum
 
 import anyio
-from anyio.abc import ByteStream, SocketAttribute, TaskGroup, TaskStatus
+from anyio.abc import AsyncResource, ByteStream, SocketAttribute, TaskGroup, TaskStatus
 from anyio.from_thread import start_blocking_portal
 
 from agent_runtime.types import Value
@@ -58,11 +58,11 @@ class Proxy:
         self.connections = 0
         self._target = host, port
 
-    async def serve(self, *, task_status: TaskStatus[None]) -> None:
-        """Accept connections until cancelled."""
+    async def serve(self, *, task_status: TaskStatus[AsyncResource]) -> None:
+        """Accept connections until the listener, which is what the task starts with, is closed."""
         async with await anyio.create_tcp_listener(local_host=self.host, family=socket.AF_INET) as listener:
             self.port = listener.extra(SocketAttribute.local_port)
-            task_status.started()
+            task_status.started(listener)
             await listener.serve(self._connect)
 
     async def _connect(self, client: ByteStream) -> None:
@@ -138,8 +138,10 @@ def open_proxy(host: str, port: int, fault: Fault = HEALTHY) -> Generator[Proxy]
     """
     proxy = Proxy(host, port, fault)
     with start_blocking_portal() as portal:
-        serving, _ = portal.start_task(proxy.serve)
+        serving, listener = portal.start_task(proxy.serve)
         try:
             yield proxy
         finally:
+            # Before the cancel, in which asyncio would leave open the socket of a client that comes just now (bpo-41317).
+            portal.call(listener.aclose)
             serving.cancel()
