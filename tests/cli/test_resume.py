@@ -202,6 +202,18 @@ def test_on_a_terminal_a_call_in_doubt_is_decided_in_three_ways(
     assert done_by_tools(shop) == tools
 
 
+@pytest.mark.parametrize("kind", [b"1\n", b"2\n"], ids=["it happened", "it failed"])
+def test_an_empty_line_settles_no_call_in_doubt(shop: Path, kind: bytes) -> None:
+    kill_inside(shop, "charge", "reserve; charge")
+    with terminal(*RESUME, cwd=shop, columns=90) as screen:
+        screen.after("(1, 2 or 3; empty decides later): ", kind)
+        screen.after(" (empty decides later): ", b"\n")
+        assert screen.finish() == WAITS
+    [kept] = unfinished(shop)
+    assert (kept["status"], kept["in_doubt"]) == ("suspended", ["charge"])
+    assert done_by_tools(shop) == ["reserve", "charge"]
+
+
 def test_a_running_process_keeps_its_session(shop: Path) -> None:
     (shop / "hang").touch()
     with started("run", "shop:clerk", "reserve; charge", "--session", "s1", cwd=shop) as process:

@@ -124,10 +124,8 @@ def _decision(question: Question, lines: Lines) -> Any:
     kind = _until(lines, "answer (1, 2 or 3; empty decides later): ", lambda text: _KINDS[text])
     if kind == NOT_DONE:
         return kind
-    text = lines.next("what came back: " if kind == "result" else "why it failed: ")
-    if text is None:
-        raise _Later
-    return {kind: text}
+    what = "what came back" if kind == "result" else "why it failed"
+    return {kind: _until(lines, f"{what} (empty decides later): ", str)}
 
 
 def _until(lines: Lines, prompt: str, read: Callable[[str], Any]) -> Any:
