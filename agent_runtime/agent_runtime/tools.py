@@ -73,8 +73,8 @@ class Tool(Generic[P, R]):
             raise ConfigurationError(f"{function!r} is no tool: give a function or a bound method")
         self.name = function.__name__ if name is None else name
         _check(self.name, function, kind, timeout, max_output_bytes)
-        if reconcile is not None and (kind != "effect" or not inspect.iscoroutinefunction(reconcile)):
-            raise ConfigurationError(f'tool {self.name!r}: reconcile is an async function, and of kind "effect" only')
+        if reconcile is not None:
+            _check_reconcile(self.name, kind, reconcile)
         parameters = parameters_of(function, self.name)
         self.function: Callable[P, R] = function
         self.kind: ToolKind = kind
@@ -227,7 +227,7 @@ def _pool(run: Run) -> anyio.CapacityLimiter:
     return pools[run.handlers]
 
 
-def _check(name: str, function: Any, kind: str, timeout: float | None, max_output_bytes: int | None) -> None:
+def _check(name: str, function: Any, kind: str, timeout: object, max_output_bytes: object) -> None:
     if _NAME.fullmatch(name) is None:
         raise ConfigurationError(f"tool name {name!r}: use letters, digits, _ and -, at most 64; or give name=")
     if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
@@ -235,8 +235,17 @@ def _check(name: str, function: Any, kind: str, timeout: float | None, max_outpu
     if kind not in get_args(ToolKind):
         raise ConfigurationError(f"tool {name!r}: kind is {kind!r}; it must be one of {get_args(ToolKind)}")
     for option, value in (("timeout", timeout), ("max_output_bytes", max_output_bytes)):
-        if value is not None and not value > 0:
-            raise ConfigurationError(f"tool {name!r}: {option} is {value!r}; it must be above zero")
+        if value is not None and not (isinstance(value, int | float) and value > 0):
+            raise ConfigurationError(f"tool {name!r}: {option} is {value!r}; it must be a number above zero")
+
+
+def _check_reconcile(name: str, kind: str, reconcile: Any) -> None:
+    if kind != "effect" or not inspect.iscoroutinefunction(reconcile):
+        raise ConfigurationError(f'tool {name!r}: reconcile is an async function, and of kind "effect" only')
+    try:
+        inspect.signature(reconcile).bind(None)
+    except TypeError as error:
+        raise ConfigurationError(f"tool {name!r}: reconcile is given one argument, the ToolCall: {error}") from error
 
 
 def _place(location: tuple[int | str, ...]) -> str:

@@ -207,12 +207,25 @@ def test_what_a_model_cannot_call_is_refused(function: Any, problem: str) -> Non
         Tool(function)
 
 
+async def with_two(call: ToolCall, owner: str) -> None: ...
+async def with_none() -> None: ...
+async def by_name(*, call: ToolCall) -> None: ...
+
+
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
         ({"kind": "safe"}, "kind is 'safe'; it must be one of"),
-        ({"timeout": 0}, "timeout is 0; it must be above zero"),
+        ({"timeout": 0}, "timeout is 0; it must be a number above zero"),
         ({"timeout": float("nan")}, "timeout is nan"),
+        ({"timeout": "3"}, "timeout is '3'; it must be a number"),
+        ({"max_output_bytes": "3"}, "max_output_bytes is '3'; it must be a number"),
+        (
+            {"reconcile": with_two},
+            "reconcile is given one argument, the ToolCall: missing a required argument: 'owner'",
+        ),
+        ({"reconcile": with_none}, "reconcile is given one argument, the ToolCall: too many positional arguments"),
+        ({"reconcile": by_name}, "reconcile is given one argument, the ToolCall"),
         ({"max_output_bytes": -1}, "max_output_bytes is -1"),
         ({"name": ""}, "tool name ''"),
         ({"name": "a" * 65}, "at most 64"),
