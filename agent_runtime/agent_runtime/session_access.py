@@ -122,8 +122,10 @@ class SessionAccess:
             )
         return batch
 
-    async def _created(self, owner: Owner, session_id: str, outcome: StoredSession | Refusal) -> Session:
-        session = session_of(owner, self._granted(outcome, session_id))
+    async def _created(
+        self, owner: Owner, session_id: str, outcome: StoredSession | Refusal, *, part: str | None = None
+    ) -> Session:
+        session = session_of(owner, self._granted(outcome, session_id, part=part))
         await self._publish(EventType.SESSION_CREATED, owner, session.session_id, session.agent_id)
         return session
 
@@ -152,13 +154,13 @@ class SessionAccess:
                 )
             )
 
-    def _granted(self, outcome: T | Refusal, session_id: str) -> T:
+    def _granted(self, outcome: T | Refusal, session_id: str, *, part: str | None = None) -> T:
         if isinstance(outcome, Refusal):
-            self._refuse(outcome, session_id)
+            self._refuse(outcome, session_id, part=part)
         return outcome
 
-    def _refuse(self, refusal: Refusal, session_id: str) -> NoReturn:
-        raise refused(refusal, session_id, self._quota)
+    def _refuse(self, refusal: Refusal, session_id: str, *, part: str | None = None) -> NoReturn:
+        raise refused(refusal, session_id, self._quota, part=part)
 
 
 def check_session(owner: Owner, session_id: str) -> None:
@@ -167,10 +169,11 @@ def check_session(owner: Owner, session_id: str) -> None:
     check_id(session_id, "session_id")
 
 
-def refused(refusal: Refusal, session_id: str, quota: SessionQuota) -> AgentRuntimeError:
-    """The error that tells a caller of `refusal`."""
+def refused(refusal: Refusal, session_id: str, quota: SessionQuota, *, part: str | None = None) -> AgentRuntimeError:
+    """The error that tells a caller of `refusal`; `part` names what of the session was asked for, if not all of it."""
     if refusal is Refusal.MISSING:
-        return NotFound(f"there is no session {session_id!r} of this owner, or no such checkpoint or run in it")
+        missing = f"session {session_id!r} of this owner"
+        return NotFound(f"there is no {missing}" if part is None else f"there is no {part} of {missing}")
     if refusal is Refusal.FULL:
         return _too_many(quota.max_sessions, "max_sessions")
     if refusal is Refusal.OWNER_FULL:

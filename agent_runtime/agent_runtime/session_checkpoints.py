@@ -89,7 +89,7 @@ class SessionCheckpoints(SessionAccess):
         outcome = await self._do(
             lambda: self._store.fork(owner, session_id, checkpoint_id, new, self._quota, operation=operation)
         )
-        session = await self._created(owner, session_id, outcome)
+        session = await self._created(owner, session_id, outcome, part=f"checkpoint {checkpoint_id!r}")
         await self._publish(
             EventType.CHECKPOINT_RESTORED, owner, session_id, session.agent_id, checkpoint_id=checkpoint_id
         )

@@ -20,6 +20,7 @@ from agent_runtime.types import Message, Owner, Value
 
 _FIRST_LOOK = 0.005  # seconds between two looks at a session that is held, doubled each time
 _LAST_LOOK = 0.25
+_LONGEST = 86_400.0  # seconds that a holder which has crashed may keep others out
 
 
 class Lease(Value, frozen=True, kw_only=True):
@@ -58,10 +59,15 @@ class SessionLeases(SessionAccess):
         keeps others out for `ttl` seconds at most. A holder that was paused for longer may have lost the session: the
         block is then cancelled and `SessionConflict` raised, and a write with `lease=` is refused by the store in any case.
 
-        Raises `SessionConflict` when the session is still held after `wait` seconds, or closed; `NotFound` without it.
+        `ttl` is at most a day. Raises `SessionConflict` when the session is still held after `wait` seconds, or closed;
+        `NotFound` without it.
         """
-        if not ttl > 0:
-            raise InvalidInput(f"ttl is {ttl!r}; it must be above 0 seconds", details={"field": "ttl"})
+        if not (_is_number(ttl) and 0 < ttl <= _LONGEST):
+            raise InvalidInput(
+                f"ttl is {ttl!r}; it must be above 0 and at most {_LONGEST:.0f} seconds", details={"field": "ttl"}
+            )
+        if not (_is_number(wait) and wait >= 0):
+            raise InvalidInput(f"wait is {wait!r}; it must be 0 or more seconds", details={"field": "wait"})
         check_session(owner, session_id)
         held = await self.acquire(session_id, owner=owner, holder=new_id(), seconds=ttl, until=_later(wait))
         token = held.token
@@ -255,7 +261,7 @@ class SessionLeases(SessionAccess):
         outcome = await self._do(
             lambda: self._store.record(owner, session_id, run_id, number, entry, ttl=self._ttl, lease=token)
         )
-        self._granted(outcome, session_id)
+        self._granted(outcome, session_id, part=f"run {run_id!r}")
 
     async def finish_run(
         self, session_id: str, run_id: str, messages: Sequence[Message], *, owner: Owner, token: LeaseToken
@@ -268,13 +274,17 @@ class SessionLeases(SessionAccess):
         outcome = await self._do(
             lambda: self._store.finish(owner, session_id, run_id, batch, ttl=self._ttl, lease=token)
         )
-        return self._granted(outcome, session_id)
+        return self._granted(outcome, session_id, part=f"run {run_id!r}")
 
 
 def _lost(session_id: str) -> SessionConflict:
     return SessionConflict(
         f"the lease of session {session_id!r} was lost: this run was paused for too long, or the store was away"
     )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)
 
 
 def _later(seconds: float) -> float:

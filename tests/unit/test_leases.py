@@ -128,9 +128,15 @@ async def test_a_holder_that_crashed_keeps_others_out_for_its_time_only(world: W
 
 async def test_what_cannot_be_leased(world: World) -> None:
     sessions = world.sessions
-    for ttl in (0, -1, float("nan")):
-        with pytest.raises(InvalidInput, match=r"ttl is .*; it must be above 0"):
+    wrong: list[Any] = [0, -1, float("nan"), 86_401, 1e12, "x", None]
+    for ttl in wrong:
+        with pytest.raises(InvalidInput, match=r"ttl is .*; it must be above 0 and at most 86400 seconds"):
             async with sessions.lease("s", owner=ANN, ttl=ttl):
+                raise AssertionError
+    wrong = [-1, float("nan"), "x", None]
+    for wait in wrong:
+        with pytest.raises(InvalidInput, match=r"wait is .*; it must be 0 or more seconds"):
+            async with sessions.lease("s", owner=ANN, wait=wait):
                 raise AssertionError
     with pytest.raises(NotFound):
         async with sessions.lease("other", owner=ANN):

@@ -197,7 +197,7 @@ async def test_nothing_appended_still_tells_of_a_conflict(sessions: SessionManag
     await sessions.close("s", owner=ANN)
     with pytest.raises(SessionConflict, match="closed"):
         await sessions.append_messages("s", [], owner=ANN)
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFound, match=r"^there is no session 't' of this owner$"):
         await sessions.append_messages("t", [], owner=ANN)
 
 
@@ -292,7 +292,7 @@ async def test_a_fork_goes_on_alone(sessions: SessionManager, session: Session) 
     latest = await sessions.latest_checkpoint(fork.session_id, owner=ANN)
     assert latest is not None and (latest.state, latest.sequence) == ({"step": 1}, 1)
     assert len(await sessions.messages("s", owner=ANN)) == 3
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFound, match=r"^there is no checkpoint 'c' of session 's' of this owner$"):
         await sessions.fork("s", "c", owner=ANN)
 
 
