@@ -91,7 +91,8 @@ class UnfinishedRun(Value, frozen=True, kw_only=True):
     updated_at: datetime
 
     def __repr__(self) -> str:
-        return f"UnfinishedRun({self.run_id!r}, status={self.status!s}, {self.steps} steps)"
+        status = f"{self.status!s}, held" if self.held else f"{self.status!s}"
+        return f"UnfinishedRun({self.run_id!r}, status={status}, {self.steps} steps)"
 
 
 def run_of(session_id: str, stored: StoredRun, journal: Journal, holder: str | None) -> UnfinishedRun:

@@ -137,6 +137,15 @@ async def test_an_executor_that_closes_leaves_its_run_to_the_next_at_once(world:
     assert world.done == ["pay 3"]
 
 
+async def test_a_run_that_is_under_way_says_that_it_is_held(world: World) -> None:
+    async with anyio.create_task_group() as group:
+        async with world.executor(PAY, ScriptedReply(text="late", delay=60)) as executor:
+            group.start_soon(executor.execute, ASKED)
+            await anyio.wait_all_tasks_blocked()
+            [run] = await world.sessions.unfinished_runs("s", owner=ANN)
+            assert repr(run) == f"UnfinishedRun({run.run_id!r}, status=running, held, 2 steps)"
+
+
 async def test_of_two_that_resume_one_run_at_once_one_goes_on(world: World) -> None:
     await world.executor(PAY, dies=True).execute(ASKED)
     world.now += 31
