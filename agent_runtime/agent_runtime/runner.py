@@ -224,14 +224,16 @@ class Runner:
         if principal is not None:
             run.authenticated(principal)
         if resume is not None:
-            self._check_resumable(context)
+            self._check_resumable(context, resume)
             run.resume = resume
         changes = admit(context, self._limits, principal, needs_task=resume is None)
         if principal is None and LayerKind.AUTH not in run.handlers.kinds:
             _check_named_by_host(context)
         return context.replace(**changes) if changes else context
 
-    def _check_resumable(self, context: AgentContext) -> None:
+    def _check_resumable(self, context: AgentContext, resume: Resume) -> None:
+        if not isinstance(resume, Resume):  # pyright: ignore[reportUnnecessaryIsInstance]  # users' code calls
+            raise TypeError(f"resume= takes a Resume(...), not {type(resume).__name__}")
         terms = self._terms
         if terms is None or context.session_id is None:
             raise ConfigurationError("resume= takes a session: session_manager= and a context with session_id")

@@ -264,6 +264,12 @@ async def test_what_is_no_context_is_a_type_error() -> None:
         await AgentExecutor(answers).execute(question)
 
 
+async def test_what_is_no_resume_is_a_type_error() -> None:
+    yes: Any = "yes"
+    with pytest.raises(TypeError, match=r"resume= takes a Resume\(\.\.\.\), not str"):
+        await AgentExecutor(answers).execute(ASKED, resume=yes)
+
+
 async def test_a_layer_that_returns_something_else_is_a_type_error() -> None:
     async def layer(context: AgentContext, call_next: CallNext) -> Any:
         await call_next(context)
