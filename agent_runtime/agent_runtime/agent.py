@@ -131,6 +131,16 @@ class LLMAgent:
             call = ToolCall(
                 id=wanted.id, name=wanted.name, arguments=parse_arguments(wanted.arguments), idempotency_key=key
             )
+        except AgentRuntimeError as error:
+            return _told(error)
+        result = await self._outcome(context, call, tool)
+        journal = context.run.journal
+        if journal is not None and journal.durable and not context.run.closed:
+            await journal.told(journal.known(key, call.name, call.arguments), result)
+        return result
+
+    async def _outcome(self, context: AgentContext, call: ToolCall, tool: Tool) -> ToolResult:
+        try:
             return await context.call_tool(call, tool)
         except _ENDS_THE_RUN:
             raise
@@ -138,8 +148,13 @@ class LLMAgent:
             journal = context.run.journal
             if journal is not None and error is journal.failure:
                 raise  # the step could not be recorded
-            told = msgspec.json.encode({"error": str(error), "error_type": error.error_type})
-            return ToolResult(content=told.decode(), is_error=True)
+            return _told(error)
+
+
+def _told(error: AgentRuntimeError) -> ToolResult:
+    """An error as the model gets it."""
+    told = msgspec.json.encode({"error": str(error), "error_type": error.error_type})
+    return ToolResult(content=told.decode(), is_error=True)
 
 
 def _tool(tool: Any) -> Tool:

@@ -10,7 +10,8 @@ from typing_extensions import Unpack
 
 from agent_runtime.errors import ConfigurationError, InvalidInput, Suspended
 from agent_runtime.events import SystemEvent
-from agent_runtime.journal import Journal, suspension
+from agent_runtime.journal import Journal
+from agent_runtime.known_calls import suspension
 from agent_runtime.payload import check_name, copy_json, plain_json
 from agent_runtime.run import NO_RUN, Run
 from agent_runtime.stream import (

@@ -1,9 +1,9 @@
 """A run's hold on its session: the lease, the journal, and what becomes of both when the run ends."""
 
 import logging
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable
 from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import anyio
 import msgspec
@@ -22,8 +22,9 @@ from agent_runtime.errors import (
     safe_text,
 )
 from agent_runtime.events import EventType
-from agent_runtime.journal import Durability, Journal, suspension
+from agent_runtime.journal import Durability, Journal
 from agent_runtime.journal_items import Asked, Began
+from agent_runtime.known_calls import suspension
 from agent_runtime.limits import Limits
 from agent_runtime.payload import copy_json, plain_json
 from agent_runtime.session_store import LeaseToken, StoredRun
@@ -247,7 +248,8 @@ class Hold:
                 f"the agent's tools have changed since run {stored.run_id!r} began; "
                 "resume it with the tools it had, or with Resume(allow_changed=True)"
             )
-        answers = self._answers(resume.answers)
+        answers = plain_json(copy_json(resume.answers, "checkpoint", max_bytes=self._terms.limits.checkpoint_bytes))
+        journal.check_answers(answers)
         self._input = journal.began
         run = self._context.run
         run.origin = stored.run_id
@@ -269,14 +271,6 @@ class Hold:
                 return stored
         which = "unfinished run" if resume.run_id is None else f"unfinished run {resume.run_id!r}"
         raise NotFound(f"session {self._session_id!r} has no {which}; it may have been finished")
-
-    def _answers(self, answers: Mapping[str, Any]) -> dict[str, Any]:
-        asked = self.journal.asked
-        if asked and (unknown := sorted(set(answers) - set(asked))):
-            raise InvalidInput(
-                f"nobody asked for {unknown}; the run waits for {sorted(asked)}", details={"field": "answers"}
-            )
-        return plain_json(copy_json(answers, "checkpoint", max_bytes=self._terms.limits.checkpoint_bytes))
 
     async def _messages(self) -> tuple[Message, ...]:
         """The conversation before the task, from a user's message on: a tool's answer needs its call."""

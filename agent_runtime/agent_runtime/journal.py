@@ -1,13 +1,11 @@
 """What a run has done so far, in the order in which it was done: the entries from which it can go on elsewhere."""
 
-import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Literal, TypeAlias
 
 import anyio
-import msgspec
 
-from agent_runtime.errors import ErrorType, LimitExceeded, Suspended, ToolFailed
+from agent_runtime.errors import ErrorType, InvalidInput, LimitExceeded, Suspended
 from agent_runtime.journal_items import (
     Asked,
     Began,
@@ -23,6 +21,7 @@ from agent_runtime.journal_items import (
     decode_entry,
     encode_entry,
 )
+from agent_runtime.known_calls import KnownCall, decides, decision_on, digest_of, suspension
 from agent_runtime.payload import plain_json
 from agent_runtime.state import State
 from agent_runtime.types import ModelResponse, Question, RunStatus, ToolResult
@@ -37,78 +36,8 @@ Save: TypeAlias = Callable[[int, bytes], Awaitable[None]]
 """Stores entry `number`; the same number and entry again are harmless."""
 
 
-def digest_of(arguments: Mapping[str, Any]) -> str:
-    """32 hexadecimal digits that are the same for the same JSON object."""
-    return hashlib.sha256(msgspec.json.encode(arguments, order="deterministic")).hexdigest()[:32]
-
-
-def suspension(questions: tuple[Question, ...]) -> Suspended:
-    """The error of a run that waits for answers."""
-    keys = ", ".join(repr(question.key) for question in questions)
-    return Suspended(f"the run waits for an answer to {keys}: go on with Resume(answers={{...}})", questions=questions)
-
-
-def doubt(key: str, name: str, arguments: Mapping[str, Any]) -> Question:
-    """What is asked about a call that was started and did not end."""
-    return Question(
-        key=_decision_on(key),
-        kind="in_doubt",
-        text=f"Tool {name!r} was started, and nobody knows whether it ended. What became of it?",
-        details={"tool": name, "arguments": plain_json(arguments)},
-    )
-
-
-def _decision_on(key: str) -> str:
-    """The key under which is asked what became of call `key`: not the call's own, by which a layer may ask about it."""
-    return f"in_doubt:{key}"
-
-
-class KnownCall:
-    """What is known of one tool call, by its idempotency key.
-
-    Attributes:
-        arguments: What the agent passed.
-        ended: What it gave.
-        failure: The error with which it ended, in the process where it did.
-        in_doubt: Whether it was started, or may have been, and nobody knows how it ended.
-        fresh: Whether it was first made in this execution of the agent.
-        made: Whether it was made in this execution, first or again.
-        running: Whether somebody is at work on it, here and now: of an effect, nobody else may be.
-    """
-
-    __slots__ = ("_digest", "arguments", "ended", "failure", "fresh", "in_doubt", "intended", "made", "name", "running")
-
-    def __init__(self, name: str, *, arguments: Mapping[str, Any] | None = None, digest: str = "") -> None:
-        self.name = name
-        self.ended: ToolEnded | None = None
-        self.failure: Exception | None = None
-        self.intended = False
-        self.in_doubt = False
-        self.fresh = self.made = arguments is not None
-        self.running = False
-        self.arguments: Mapping[str, Any] = arguments or {}
-        self._digest = digest
-
-    @property
-    def digest(self) -> str:
-        """The digest of the arguments that the agent passed."""
-        if not self._digest:
-            self._digest = digest_of(self.arguments)
-        return self._digest
-
-    @property
-    def recorded(self) -> bool:
-        """Whether what it gave is known from before this execution of the agent."""
-        return self.ended is not None and not self.fresh
-
-    def replay(self) -> ToolResult:
-        """The recorded result, or the recorded failure raised again."""
-        if self.failure is not None:
-            raise self.failure
-        assert self.ended is not None
-        if self.ended.result is not None:
-            return self.ended.result
-        raise ToolFailed(self.ended.error)
+def _refused(why: str) -> InvalidInput:
+    return InvalidInput(why, details={"field": "answers"})
 
 
 class Journal:
@@ -172,8 +101,9 @@ class Journal:
                 self._models.setdefault(item.step, []).append(item.response)
             case ToolIntended():
                 known = self.calls.setdefault(item.key, KnownCall(item.name, digest=item.digest))
+                self.asked.pop(decision_on(item.key, known), None)
                 known.intended = known.in_doubt = True
-                self.answers.pop(_decision_on(item.key), None)
+                known.starts += 1
             case ToolEnded():
                 self.steps += 1
                 known = self.calls.setdefault(item.key, KnownCall(item.name, digest=item.digest))
@@ -260,12 +190,41 @@ class Journal:
         """
         for key, known in self.calls.items():
             if self.durable and known.in_doubt and (known.made or self.decision(key) is None):
-                asked = doubt(key, known.name, known.arguments)
+                asked = self.doubt(key)
                 self.questions[asked.key] = asked if known.made else self.asked.get(asked.key, asked)
 
     def decision(self, key: str) -> Any:
         """What a person has said became of call `key`."""
-        return self.answers.get(_decision_on(key))
+        return self.answers.get(decision_on(key, self.calls[key]))
+
+    def doubt(self, key: str) -> Question:
+        """What is asked about a call that was started and did not end."""
+        known = self.calls[key]
+        return Question(
+            key=decision_on(key, known),
+            kind="in_doubt",
+            text=f"Tool {known.name!r} was started, and nobody knows whether it ended. What became of it?",
+            details={"tool": known.name, "arguments": plain_json(known.arguments)},
+        )
+
+    def check_answers(self, answers: Mapping[str, Any]) -> None:
+        """Refuse with `InvalidInput` what nobody asked for since, what was answered otherwise, and what decides nothing."""
+        for key, answer in answers.items():
+            question = self.asked.get(key)
+            if key in self.answers:
+                if answer != self.answers[key]:
+                    raise _refused(f"{key!r} has been answered already, and otherwise")
+            elif question is None:
+                waits = sorted(set(self.asked) - set(self.answers))
+                open_now = (
+                    f"the run waits for {waits}" if waits else "no question is open: resume it without answers first"
+                )
+                raise _refused(f"nobody asked for {key!r}; {open_now}")
+            elif question.kind == "in_doubt" and not decides(answer):
+                raise _refused(
+                    f"the answer to {key!r} decides nothing about a tool call in doubt: "
+                    'it is "not_done", {"result": text} or {"error": text}'
+                )
 
     def ask(self, question: Question) -> Suspended:
         """The run cannot go on without an answer: the error to raise."""
@@ -282,11 +241,28 @@ class Journal:
     async def tool_intended(self, key: str) -> None:
         """An `effect` tool is about to start; on return that is stored, unless the durability is `"exit"`."""
         known = self.calls[key]
-        self.answers.pop(_decision_on(key), None)
+        self.asked.pop(decision_on(key, known), None)
+        known.starts += 1
         known.ended = known.failure = None
         known.in_doubt = False
         known.intended = True
         await self.note(ToolIntended(key=key, name=known.name, digest=known.digest))
+
+    async def doubt_again(self, key: str) -> None:
+        """Somebody said that the call has not happened, while it is at work: that answer holds no more."""
+        known = self.calls[key]
+        known.starts += 1
+        await self.note(ToolIntended(key=key, name=known.name, digest=known.digest))
+
+    async def told(self, key: str, result: ToolResult) -> None:
+        """The model was told `result` of a call that did not come to its function, or failed in a way that is not recorded.
+
+        In a resumed run it is told the same. Of a call in doubt that is not what became of it, and while a question is open no
+        model hears of it.
+        """
+        known = self.calls[key]
+        if known.ended is None and not known.in_doubt and not self.questions:
+            await self.note(self.end(key, result), behind=True)
 
     def end(
         self, key: str, result: ToolResult | None, error: str = "", error_type: ErrorType | None = None

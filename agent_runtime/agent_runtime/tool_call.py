@@ -19,11 +19,10 @@ from agent_runtime.errors import (
     safe_text,
 )
 from agent_runtime.events import EventType
-from agent_runtime.journal import Journal, KnownCall, doubt
+from agent_runtime.journal import Journal
 from agent_runtime.journal_items import ToolEnded
+from agent_runtime.known_calls import NOT_DONE, KnownCall
 from agent_runtime.types import ToolResult
-
-NOT_DONE = "not_done"
 
 
 async def invoke(call: ToolCall) -> ToolResult:
@@ -134,7 +133,7 @@ async def _settle(call: ToolCall, journal: Journal, error: AgentRuntimeError | N
     if knows:
         return result
     if journal.durable:
-        raise journal.ask(doubt(call.idempotency_key, call.name, call.arguments)) from error
+        raise journal.ask(journal.doubt(call.idempotency_key)) from error
     if error is not None:
         return None
     raise OutcomeUnknown(
@@ -145,11 +144,13 @@ async def _settle(call: ToolCall, journal: Journal, error: AgentRuntimeError | N
 async def _decided(call: ToolCall, journal: Journal) -> tuple[bool, ToolResult | None]:
     """Whether a person has said what became of the call, and its result if it has happened.
 
-    An answer that is none of the three is asked for again.
+    Who says that it has not, while a thread of it is at work here, is asked again.
     """
     decision = journal.decision(call.idempotency_key)
     if decision == NOT_DONE:
-        return True, None
+        if not _is_at_work(call):
+            return True, None
+        await journal.doubt_again(call.idempotency_key)
     answer = cast("dict[str, Any]", decision) if isinstance(decision, dict) else {}
     if isinstance(text := answer.get("result"), str):
         result = ToolResult(content=text)

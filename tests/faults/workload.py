@@ -144,7 +144,7 @@ def true_answers(witness: Witness, session: str, asked: dict[str, Any]) -> dict[
     for key, details in asked.items():
         tool, what = details["tool"], details["arguments"]["what"]
         happened = has_happened(witness, session, tool, what)
-        decide(witness, session, key.removeprefix("in_doubt:"), happened=happened)
+        decide(witness, session, key.removeprefix("in_doubt:").rpartition(":")[0], happened=happened)
         answers[key] = {"result": result_of(tool, what)} if happened else "not_done"
     return answers
 

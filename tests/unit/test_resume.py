@@ -1,5 +1,6 @@
 """Runs that are cut short, wait for a person, and go on: what is done again, and what never is."""
 
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,6 +33,7 @@ from agent_runtime import (
     NotFound,
     OutcomeUnknown,
     Owner,
+    PermissionDenied,
     ProviderUnavailable,
     Question,
     Resume,
@@ -190,7 +192,7 @@ async def test_answers_are_kept_and_the_questions_without_one_are_asked_again(sh
     executor = shop.executor(both, "done")
     first = await executor.execute(ASKED)
     assert sorted(question.key for question in first.questions) == ["ship", "wrap"]
-    with pytest.raises(InvalidInput, match=r"nobody asked for \['shop'\]; the run waits for \['ship', 'wrap'\]"):
+    with pytest.raises(InvalidInput, match=r"nobody asked for 'shop'; the run waits for \['ship', 'wrap'\]"):
         await executor.execute(AGAIN, resume=Resume(answers={"shop": 1}), raise_on_error=True)
     second = await executor.execute(AGAIN, resume=Resume(answers={"ship": "yes"}))
     assert [question.key for question in second.questions] == ["wrap"]
@@ -404,9 +406,9 @@ def run_models(steps: int, done: list[str]) -> int:
 )
 async def test_a_person_decides_about_a_call_in_doubt(shop: Shop, answer: object, told: str, times: int) -> None:
     question = await in_doubt(shop)
-    for nonsense in ("maybe", {"result": 3}, {}):
-        again = await shop.executor("done").execute(AGAIN, resume=Resume(answers={question.key: nonsense}))
-        assert again.questions == (question,)
+    for nonsense in ("maybe", {"result": 3}, {}, {"result": "a", "error": "b"}, {"result": "a", "x": 1}, True, None):
+        with pytest.raises(InvalidInput, match=r"decides nothing about a tool call in doubt: it is \"not_done\""):
+            await shop.executor().execute(AGAIN, resume=Resume(answers={question.key: nonsense}), raise_on_error=True)
     executor = shop.executor("done")
     result = await executor.execute(AGAIN, resume=Resume(answers={question.key: answer}))
     assert result.output == "done"
@@ -1226,8 +1228,11 @@ async def test_an_answer_about_a_call_holds_for_one_start_only(shop: Shop) -> No
     shop.now += 31.0
     [run] = await shop.sessions.unfinished_runs("s", owner=ANN)
     assert (run.status, run.questions, run.in_doubt) == (RunStatus.RUNNING, (), ("charge",))
-    result = await shop.executor("done").execute(AGAIN, resume=Resume())
-    assert result.questions == (question,)
+    stale = Resume(answers={question.key: "not_done"})
+    [asked] = (await shop.executor("done").execute(AGAIN, resume=Resume())).questions
+    assert (asked.kind, asked.details, asked.key == question.key) == ("in_doubt", question.details, False)
+    again = await shop.executor("done").execute(AGAIN, resume=stale)  # sent once more, it says nothing of this start
+    assert again.questions == (asked,)
     assert shop.done == []
 
 
@@ -1250,7 +1255,8 @@ async def test_in_one_run_too_an_answer_holds_for_one_start(shop: Shop) -> None:
     question = await in_doubt(shop, [charge])
     executor = shop.executor("done", tools=[charge], middleware=[twice])
     result = await executor.execute(AGAIN, resume=Resume(answers={question.key: "not_done"}))
-    assert (result.questions, started) == ((question,), 1)
+    [asked] = result.questions
+    assert (asked.kind, asked.key == question.key, started) == ("in_doubt", False, 1)
 
 
 async def test_what_has_happened_is_recorded_although_the_run_is_cancelled(shop: Shop) -> None:
@@ -1318,3 +1324,83 @@ async def test_each_caller_gets_an_answer_of_its_own(shop: Shop) -> None:
     assert (await executor.execute(ASKED)).questions
     result = await executor.execute(AGAIN, resume=Resume(answers={"k": {"seen": []}}))
     assert result.output == "{'seen': []}"
+
+
+async def test_nobody_answers_in_advance_or_twice(shop: Shop) -> None:
+    executor = shop.executor(CONFIRM, DOWN, "shipped")
+    run_id = (await executor.execute(ASKED)).run_id
+    with pytest.raises(InvalidInput, match="nobody asked for"):
+        early = Resume(answers={f"in_doubt:{run_id}:0:0:1": {"result": "x"}})
+        await executor.execute(AGAIN, resume=early, raise_on_error=True)
+    yes = Resume(answers={"ship": "yes"})
+    assert (await executor.execute(AGAIN, resume=yes)).error_type is ErrorType.PROVIDER
+    with pytest.raises(InvalidInput, match="'ship' has been answered already, and otherwise"):
+        await executor.execute(AGAIN, resume=Resume(answers={"ship": "no"}), raise_on_error=True)
+    assert (await executor.execute(AGAIN, resume=yes)).output == "shipped"  # the same once more is harmless
+
+
+async def test_what_is_said_of_a_call_whose_thread_is_at_work_does_not_start_it(shop: Shop) -> None:
+    gate = threading.Event()
+
+    @tool(timeout=0.02)
+    def charge(amount: int) -> str:
+        shop.done.append("start")
+        gate.wait(10)
+        shop.done.append("end")
+        return "charged"
+
+    executor = shop.executor(CHARGE, "done", tools=[charge])
+    [first] = (await executor.execute(ASKED)).questions
+    [second] = (await executor.execute(AGAIN, resume=Resume(answers={first.key: "not_done"}))).questions
+    assert (second.kind, second.key == first.key) == ("in_doubt", False)
+    gate.set()
+    while charge.abandoned:  # noqa: ASYNC110 - the end of a thread sets no event
+        await anyio.sleep(0.001)
+    result = await executor.execute(AGAIN, resume=Resume(answers={second.key: {"result": "charged"}}))
+    assert (result.output, shop.done) == ("done", ["start", "end"])
+
+
+async def test_what_the_model_was_told_of_a_failed_call_it_is_told_again(shop: Shop) -> None:
+    outages = [ProviderUnavailable("the warehouse is away")]
+    allowed: list[str] = []
+
+    @tool(kind="pure")
+    async def stock(item: str) -> str:
+        shop.done.append("stock")
+        if outages:
+            raise outages.pop()
+        return "0 left"
+
+    @tool
+    async def order(item: str) -> str:
+        shop.done.append("order")
+        raise ProviderUnavailable("closed")
+
+    @tool_middleware
+    async def policy(call: ToolCall, call_next: CallNext[ToolCall, ToolResult]) -> ToolResult:
+        if call.name == "charge" and not allowed:
+            raise PermissionDenied("not today")
+        return await call_next(call)
+
+    calls = wants(("stock", {"item": "tea"}), ("order", {"item": "tea"}), ("charge", {"amount": 3}))
+    executor = shop.executor(calls, DOWN, "done", tools=[stock, order, shop.tools[1]], middleware=[policy])
+    assert not (await executor.execute(ASKED)).success
+    allowed.append("charge")
+    result = await executor.execute(AGAIN, resume=Resume())
+    assert (result.output, sorted(shop.done)) == ("done", ["order", "stock"])
+    assert [text for role, text in await shop.messages() if role == "tool"] == [
+        '{"error":"the warehouse is away","error_type":"provider"}',
+        '{"error":"closed","error_type":"provider"}',
+        '{"error":"not today","error_type":"authorization"}',
+    ]
+
+
+async def test_before_a_question_there_is_nothing_to_answer(shop: Shop) -> None:
+    line = Mortal(shop.store)
+    line.after = lambda name, args: line.die() if line.calls.count("record") == 2 else None
+    executor = shop.executor(CHARGE, sessions=SessionManager(line.as_store))
+    run_id = (await executor.execute(ASKED)).run_id
+    shop.now += 31.0
+    early = Resume(answers={f"in_doubt:{run_id}:0:0:1": {"result": "x"}})
+    with pytest.raises(InvalidInput, match="no question is open: resume it without answers first"):
+        await shop.executor().execute(AGAIN, resume=early, raise_on_error=True)
