@@ -149,7 +149,8 @@ class Question(Value, frozen=True, kw_only=True, omit_defaults=True):
         text: What is asked.
         kind: `"question"` comes from `context.ask`. `"in_doubt"` asks what became of a tool call that was started and of
             which no end is recorded: the answer is `{"result": text}` (it happened, this came back), `{"error": text}`
-            (it failed, tell the model so) or `"not_done"` (it did not happen: start it again).
+            (it failed, tell the model so) or `"not_done"` (it did not happen: start it again). It holds for the one start
+            that was asked about.
         details: JSON values; of a call in doubt `tool` and `arguments`.
     """
 
