@@ -21,7 +21,9 @@ HELD = "sessions held for longer than the lease"
 HALF = "writes that were half done"
 DAMAGED = "damaged files"
 ENDED = "runs that ended badly"
-ALL = (LOST, AGAIN, TWICE, SILENT, BROKEN, HELD, HALF, DAMAGED, ENDED)
+AFTER_A_CRASH = (LOST, SILENT)
+AT_THE_END = (AGAIN, TWICE, BROKEN)
+# A figure lists what its program counts, and nothing else: a zero that nobody has counted says nothing.
 
 
 async def after_a_crash(store: SessionStore, witness: Witness, session: str, tally: Tally) -> set[str]:

@@ -166,7 +166,7 @@ class Cancellations:
     """The trials of one program."""
 
     def __init__(self, store: SessionStore, folder: Path) -> None:
-        self.tally = Tally(LEAKED, SWALLOWED, ERRORS, HANGS, HALF, KEPT, STUCK, *audit.ALL)
+        self.tally = Tally(LEAKED, SWALLOWED, ERRORS, HANGS, HALF, KEPT, STUCK, *audit.AFTER_A_CRASH, *audit.AT_THE_END)
         self.trials = 0
         self._store = store
         self._folder = folder

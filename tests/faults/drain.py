@@ -78,7 +78,7 @@ class Drains:
     def __init__(self, store: str, wanted: int, seed: int) -> None:
         self.store = store
         self.left = wanted
-        self.tally = Tally(SLOW, UNCLEAN, OPEN, STUCK, *audit.ALL)
+        self.tally = Tally(SLOW, UNCLEAN, OPEN, STUCK, *audit.AFTER_A_CRASH, *audit.AT_THE_END)
         self.random = random.Random(seed)
 
     async def lane(self, place: Path) -> None:

@@ -31,7 +31,7 @@ class Outages:
     """The conversations of one program, each with a store that fails at another place."""
 
     def __init__(self, store: SessionStore, folder: Path) -> None:
-        self.tally = Tally(STUCK, DIFFERENT, *audit.ALL)
+        self.tally = Tally(STUCK, DIFFERENT, *audit.AFTER_A_CRASH, *audit.AT_THE_END)
         self.trials = 0
         self._store = store
         self._folder = folder
