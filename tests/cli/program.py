@@ -40,12 +40,12 @@ def run_program(*arguments: str, cwd: Path, lines: str = "", **variables: str) -
 
 
 @contextmanager
-def started(*arguments: str, cwd: Path) -> Generator[subprocess.Popen[str]]:
+def started(*arguments: str, cwd: Path, **variables: str) -> Generator[subprocess.Popen[str]]:
     """The program while it runs; ended with the block."""
     with subprocess.Popen(
         [*COMMAND, *arguments],
         cwd=cwd,
-        env=environment(),
+        env=environment(**variables),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -316,9 +316,10 @@ def test_what_the_provider_refuses_is_told_and_the_next_line_is_taken(shop: Path
         (("shop:clerk", "--docs", "."), "error: --docs: shop:clerk has tools of its own\n"),
         (("shop:forgetful", "--db", "x.db"), "error: --db: shop:forgetful has a session_manager"),
         (
-            ("shop:clerk", "--api-key-env", "NO_KEY"),
+            ("shop:clerk", "--api-key-env", "NO_KEY", "--user", "ann"),
             "error: --api-key-env: the environment variable NO_KEY is not set\n",
         ),
+        (("shop:clerk", "--api-key-env", "NO_KEY"), "error: --api-key-env needs --user\nhint:  name the key's owner"),
         (("shop:clerk", "--db", "no/such/folder.db"), "there is no folder for"),
         (("--docs", "nowhere"), "error: the documents folder does not exist: nowhere\n"),
         (("shop:clerk", "extra"), "extra"),

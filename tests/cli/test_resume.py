@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 from pathlib import Path
 from typing import Any
@@ -314,6 +315,41 @@ def test_with_an_auth_layer_the_key_comes_from_the_environment(shop: Path) -> No
     without = invoke(*answer, "--user", "ann", env=variables)
     assert (without.exit_code, "(authentication)" in without.stderr) == (1, True)
     assert invoke(*answer, *options, env=variables).stdout == "Given: approved: yes.\n"
+
+
+@pytest.mark.parametrize("user", ["ann", "local"])
+def test_the_command_that_is_told_names_the_owner_of_the_key(shop: Path, user: str) -> None:
+    key, record = ApiKeys.generate(user, tenant="acme")
+    variables = {"SHOP_KEY": key.reveal(), "SHOP_RECORD": msgspec.json.encode(record).decode()}
+    options = ("--api-key-env", "SHOP_KEY", "--session", "s1")
+    begun = invoke("run", "shop:guarded", "approve", *options, env=variables)
+    told = begun.stderr.splitlines()[-1]
+    owner = f"--user {user} --tenant acme"
+    assert told == f"agent-runtime resume shop:guarded s1 {owner} --api-key-env SHOP_KEY --answer 'approve=\"yes\"'"
+    kept = invoke("sessions", "show", "s1", "--user", user, "--tenant", "acme", "--db", "agent-runtime.db")
+    show_owner = owner if user != "local" else "--tenant acme"
+    assert (
+        f"go on with  agent-runtime resume MODULE:ATTRIBUTE s1 {show_owner} --db agent-runtime.db --run " in kept.stdout
+    )
+    answered = invoke(*shlex.split(told)[1:], env=variables)
+    assert (answered.exit_code, answered.stdout) == (0, "Given: approved: yes.\n")
+
+
+def test_the_command_that_is_told_after_ctrl_c_names_the_owner_of_the_key(shop: Path) -> None:
+    key, record = ApiKeys.generate("ann")
+    variables = {"SHOP_KEY": key.reveal(), "SHOP_RECORD": msgspec.json.encode(record).decode()}
+    options = ("--api-key-env", "SHOP_KEY", "--session", "s1")
+    with started("run", "shop:guarded", "reserve; endless", *options, cwd=shop, **variables) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(5) == "word0"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=10)
+    assert errors.splitlines()[-1] == "agent-runtime resume shop:guarded s1 --user ann --api-key-env SHOP_KEY"
+
+
+def test_a_key_without_its_user_is_refused_at_once(shop: Path) -> None:
+    done = invoke(*RESUME, "--api-key-env", "SHOP_KEY")
+    assert (done.exit_code, done.stderr.splitlines()[0]) == (2, "error: --api-key-env needs --user")
 
 
 @pytest.mark.parametrize("arguments", [("--user", "bob"), ("--tenant", "acme")])

@@ -13,11 +13,10 @@ from agent_runtime_adapters.cli.dialogue import Dialogue
 from agent_runtime_adapters.cli.exits import EXIT_CODES, FAILED, USAGE, WAITS, CommandFailed, Interrupted, Waits
 from agent_runtime_adapters.cli.lines import Lines
 from agent_runtime_adapters.cli.place import (
-    DEFAULT_USER,
     Database,
+    KeysUser,
     Place,
     Tenant,
-    User,
     database_file,
     remembering,
     sessions_in,
@@ -48,7 +47,7 @@ def chat(
     ] = None,
     db: Database = None,
     docs: Docs = None,
-    user: User = DEFAULT_USER,
+    user: KeysUser = None,
     tenant: Tenant = None,
     api_key_env: Key = None,
 ) -> None:

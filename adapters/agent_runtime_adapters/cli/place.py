@@ -23,6 +23,9 @@ Database = Annotated[
     typer.Option("--db", metavar="FILE", help=f"The SQLite file. [default: {VARIABLE}, or ./{DEFAULT_FILE}]"),
 ]
 User = Annotated[str, typer.Option("--user", metavar="NAME", help="Whose sessions.")]
+KeysUser = Annotated[
+    str | None, typer.Option("--user", metavar="NAME", help="Whose sessions; needed with a key. [default: local]")
+]
 Tenant = Annotated[str | None, typer.Option("--tenant", metavar="NAME", help="The user's tenant.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
@@ -77,25 +80,32 @@ def remembering(target: str, db: Path | None, *, reads: bool = False) -> AgentEx
 
 
 class Place:
-    """One conversation: its session, its owner, and the words that name both on the command line."""
+    """One conversation: its session, its owner, and the words that name both on the command line.
+
+    Raises `CommandFailed` for a key without the user whose it is.
+    """
 
     def __init__(
         self,
         session_id: str,
         *,
-        user: str,
+        user: str | None,
         tenant: str | None,
         target: str | None = None,
         db: Path | None = None,
         docs: Path | None = None,
         api_key_env: str | None = None,
     ) -> None:
+        if user is None and api_key_env is not None:
+            raise CommandFailed(
+                "--api-key-env needs --user", hint="name the key's owner; with --tenant, where it has one"
+            )
         self.session_id = session_id
-        self.owner = Owner(tenant_id=tenant, user_id=user)
+        self.owner = Owner(tenant_id=tenant, user_id=user or DEFAULT_USER)
         self.credential = None if api_key_env is None else credential(api_key_env)
         self.target = target
         self._options = {
-            "--user": None if user == DEFAULT_USER else user,
+            "--user": None if user == DEFAULT_USER and api_key_env is None else user,
             "--tenant": tenant,
             "--db": db,
             "--docs": docs,

@@ -12,11 +12,10 @@ from agent_runtime_adapters.cli.dialogue import Dialogue
 from agent_runtime_adapters.cli.exits import EXIT_CODES, WAITS, CommandFailed, Interrupted, Waits
 from agent_runtime_adapters.cli.lines import Lines
 from agent_runtime_adapters.cli.place import (
-    DEFAULT_USER,
     Database,
+    KeysUser,
     Place,
     Tenant,
-    User,
     existing_file,
     remembering,
     sessions_in,
@@ -45,7 +44,7 @@ def resume(
     ] = None,
     db: Database = None,
     docs: Docs = None,
-    user: User = DEFAULT_USER,
+    user: KeysUser = None,
     tenant: Tenant = None,
     api_key_env: Key = None,
     allow_changed: Annotated[

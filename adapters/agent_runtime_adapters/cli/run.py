@@ -1,13 +1,16 @@
 """`agent-runtime run`: one task through an executor of yours."""
 
 import math
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import anyio
 import msgspec
 import typer
 
-from agent_runtime import AgentContext, AgentExecutor, AgentResult
+from agent_runtime import AgentContext, AgentExecutor, AgentResult, BaseMiddleware, CallNext, ConfigurationError, Owner
 from agent_runtime_adapters.cli.exits import EXIT_CODES, FAILED, WAITS, CommandFailed, Interrupted
 from agent_runtime_adapters.cli.place import DEFAULT_USER, Database, Place, credential, remembering
 from agent_runtime_adapters.cli.questions import told
@@ -48,13 +51,15 @@ def run(
         session_id=session,
         credential=key,
     )
-    place = Place(
-        session or "", user=user or DEFAULT_USER, tenant=tenant, target=target, db=db, api_key_env=api_key_env
-    )
+    whose = _Whose(Owner(tenant_id=tenant, user_id=user or DEFAULT_USER))
+    if key is not None:
+        with suppress(ConfigurationError):  # a pipeline that is sealed: what is told names the owner that was given
+            executor.pipeline.add(whose)
+    resume = partial(_resume_command, session or "", whose, target=target, db=db, api_key_env=api_key_env)
     try:
         result = run_to_end(_execute, executor, context, timeout, not (as_json or no_stream))
     except Interrupted as error:
-        go_on = f"; to go on from what it has finished:\n{place.command('resume')}" if session else ""
+        go_on = f"; to go on from what it has finished:\n{resume()}" if session else ""
         raise Interrupted(f"{error}{go_on}") from None
     if as_json:
         print_json(result)
@@ -63,13 +68,30 @@ def run(
         answer.write(result.output)
         answer.end()
     if result.questions:
-        told(result.questions, place.command("resume"))
+        told(result.questions, resume())
         raise typer.Exit(WAITS)
     if not result.success:
         raise failure(result)
 
 
 run.__doc__ = f"{run.__doc__}\n\n{EXIT_CODES}"
+
+
+class _Whose(BaseMiddleware):
+    """The innermost layer: it sees whose run it is, also where an Auth layer says so."""
+
+    def __init__(self, owner: Owner) -> None:
+        self.owner = owner
+
+    async def process(self, context: AgentContext, call_next: CallNext) -> AgentResult:
+        self.owner = context.owner
+        return await call_next(context)
+
+
+def _resume_command(session_id: str, whose: _Whose, *, target: str, db: Path | None, api_key_env: str | None) -> str:
+    owner = whose.owner
+    place = Place(session_id, user=owner.user_id, tenant=owner.tenant_id, target=target, db=db, api_key_env=api_key_env)
+    return place.command("resume")
 
 
 async def _execute(executor: AgentExecutor, context: AgentContext, seconds: float | None, stream: bool) -> AgentResult:

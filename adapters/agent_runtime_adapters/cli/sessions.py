@@ -16,6 +16,7 @@ from agent_runtime_adapters.cli.place import (
     DEFAULT_USER,
     Database,
     Json,
+    Place,
     Tenant,
     User,
     database_file,
@@ -95,9 +96,10 @@ def show(
     facts(out, session_facts(session))
     if session.metadata:
         facts(out, [("metadata", msgspec.json.encode(session.metadata).decode())])
+    place = Place(session_id, user=user, tenant=tenant, target="MODULE:ATTRIBUTE", db=db)
     for run in runs:
         out.print()
-        facts(out, unfinished_facts(run))
+        facts(out, unfinished_facts(run, place.command("resume", "--run", run.run_id)))
     if conversation:
         out.print()
     before = session.message_count - len(conversation)

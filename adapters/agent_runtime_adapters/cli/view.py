@@ -78,8 +78,8 @@ def session_facts(session: Session) -> Iterator[tuple[str, str]]:
     yield "kept until", when(session.expires_at) + (", closed" if session.closed else "")
 
 
-def unfinished_facts(run: UnfinishedRun) -> Iterator[tuple[str, str]]:
-    """What is known of an unfinished run."""
+def unfinished_facts(run: UnfinishedRun, go_on: str) -> Iterator[tuple[str, str]]:
+    """What is known of an unfinished run, and the command that goes on with it."""
     yield "run", f"{run.run_id} {state(run)}"
     yield "task", shortened(run.task)
     yield "begun", when(run.created_at)
@@ -88,7 +88,7 @@ def unfinished_facts(run: UnfinishedRun) -> Iterator[tuple[str, str]]:
         yield "in doubt", f"{', '.join(run.in_doubt)}: started, and nobody knows whether it ended"
     for question in run.questions:
         yield "asks", f"{question.key}: {question.text}"
-    yield "go on with", f"agent-runtime resume MODULE:ATTRIBUTE {run.session_id} --run {run.run_id}"
+    yield "go on with", go_on
 
 
 def messages(out: Console, shown: Iterable[Message], *, whole: bool = False) -> None:
