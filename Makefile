@@ -44,6 +44,7 @@ types: $(VENV)/.dev-installed  ## Check types, twice: mypy and pyright, both str
 
 docs: $(VENV)/.dev-installed  ## Build the documentation into site/; a warning is an error.
 	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict --quiet
+	@echo 'site/index.html is built; to read it: $(RUN) http.server --directory site'
 
 bench: $(VENV)/.dev-installed  ## Measure each figure beside its limit and write the table in docs/.
 	$(RUN) benchmarks
