@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,28 +39,30 @@ def run_program(*arguments: str, cwd: Path, lines: str = "", **variables: str) -
     )
 
 
+def heed_ctrl_c() -> None:
+    """Undo what a shell does to programs that it starts in the background: they ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextmanager
-def started(*arguments: str, cwd: Path, **variables: str) -> Generator[subprocess.Popen[str]]:
-    """The program while it runs; ended with the block."""
+def started(
+    *arguments: str, cwd: Path, before: Callable[[], None] = heed_ctrl_c, variables: Mapping[str, str] | None = None
+) -> Generator[subprocess.Popen[str]]:
+    """The program while it runs, after `before` in its process; ended with the block."""
     with subprocess.Popen(
         [*COMMAND, *arguments],
         cwd=cwd,
-        env=environment(**variables),
+        env=environment(**(variables or {})),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=heed_ctrl_c,
+        preexec_fn=before,
     ) as process:
         try:
             yield process
         finally:
             process.kill()
-
-
-def heed_ctrl_c() -> None:
-    """Undo what a shell does to programs that it starts in the background: they ignore Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def invoke(*arguments: str, env: Mapping[str, str | None] | None = None) -> Result:

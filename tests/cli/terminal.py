@@ -25,6 +25,7 @@ class Terminal:
         self.text = ""
         self._end = end
         self._seen = 0
+        self._closed = False
 
     def read_until(self, words: str) -> None:
         """Read until `words` are there, or the program has ended."""
@@ -59,6 +60,12 @@ class Terminal:
         """Type."""
         os.write(self._end, keys)
 
+    def close(self) -> None:
+        """Close the terminal, as a person closes its window."""
+        if not self._closed:
+            self._closed = True
+            os.close(self._end)
+
     def _read(self) -> bool:
         ready, _, _ = select.select([self._end], [], [], _PATIENCE)
         assert ready, f"the program has said nothing for {_PATIENCE} s:\n{self.text}"
@@ -85,12 +92,13 @@ def terminal(*arguments: str, cwd: Path, columns: int) -> Generator[Terminal]:
         preexec_fn=_take_terminal,
     )
     os.close(its)
+    screen = Terminal(process, ours)
     try:
-        yield Terminal(process, ours)
+        yield screen
     finally:
         process.kill()
         process.wait(timeout=30)
-        os.close(ours)
+        screen.close()
 
 
 def _take_terminal() -> None:

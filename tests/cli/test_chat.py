@@ -245,6 +245,44 @@ def test_ctrl_c_in_a_pipe_ends_it_and_says_how_to_go_on(shop: Path) -> None:
     assert errors.endswith("the run was cancelled; what it has finished is kept:\nagent-runtime resume shop:clerk s1\n")
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=["TERM", "HUP"])
+def test_a_signal_that_ends_the_program_ends_the_conversation_and_not_only_the_answer(
+    shop: Path, number: signal.Signals, code: int
+) -> None:
+    go_on = "interrupted; go on another time with: agent-runtime chat shop:clerk --session s1\n"
+    for task, output, words in (
+        ("Hello\n", "'Hello' after 0 others.\n", go_on),
+        ("endless\n", "word3", go_on),
+        (
+            "reserve; endless\n",
+            "word3",
+            "interrupted; an unfinished run is kept:\nagent-runtime resume shop:clerk s1\n",
+        ),
+    ):
+        with typed() as screen:
+            greeted(screen)
+            screen.after("> ", task.encode())
+            screen.after(output)
+            if output != "word3":
+                screen.after("> ")
+            screen.process.send_signal(number)
+            assert screen.finish() == code
+        assert shown(screen).endswith(words)
+    [kept] = json.loads(invoke("sessions", "show", "s1", "--json").stdout)["unfinished_runs"]
+    assert (kept["status"], kept["held"]) == ("cancelled", False)
+
+
+def test_a_terminal_that_is_closed_ends_the_conversation_and_frees_the_session(shop: Path) -> None:
+    with typed() as screen:
+        greeted(screen)
+        screen.after("> ", b"reserve; endless\n")
+        screen.after("word3")
+        screen.close()
+        assert screen.process.wait(timeout=10) == 129
+    [kept] = json.loads(invoke("sessions", "show", "s1", "--json").stdout)["unfinished_runs"]
+    assert (kept["status"], kept["held"]) == ("cancelled", False)
+
+
 def test_a_reader_that_leaves_ends_the_conversation_quietly(shop: Path) -> None:
     with started(*CHAT, cwd=shop) as process:
         assert process.stdin is not None

@@ -16,6 +16,7 @@ from agent_runtime_middleware.auth import ApiKeys
 
 WAITS = 3
 RESUME = ("resume", "shop:clerk", "s1")
+ENDING = pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=["TERM", "HUP"])
 
 
 def run(shop: Path, task: str, *arguments: str, target: str = "shop:clerk") -> Any:
@@ -242,6 +243,44 @@ def test_ctrl_c_keeps_what_was_finished_and_says_how_to_go_on(shop: Path) -> Non
     assert done_by_tools(shop) == ["reserve"]
 
 
+@ENDING
+def test_a_signal_that_ends_the_program_keeps_what_was_finished_as_ctrl_c_does(
+    shop: Path, number: signal.Signals, code: int
+) -> None:
+    for command in (("run", "shop:clerk", "reserve; endless", "--session", "s1"), RESUME):
+        with started(*command, cwd=shop) as process:
+            assert process.stdout is not None
+            assert process.stdout.read(5) == "word0"
+            process.send_signal(number)
+            _, errors = process.communicate(timeout=10)
+        assert process.returncode == code
+        assert errors.startswith("interrupted; the run was cancelled; ")
+        assert errors.endswith(
+            "what it has finished is kept:\nagent-runtime resume shop:clerk s1\n"
+            if command is RESUME
+            else "to go on from what it has finished:\nagent-runtime resume shop:clerk s1\n"
+        )
+        [kept] = unfinished(shop)
+        assert (kept["status"], kept["held"]) == ("cancelled", False)
+    assert done_by_tools(shop) == ["reserve"]
+
+
+def test_a_program_that_is_to_outlive_its_terminal_does(shop: Path) -> None:
+    with started("run", "shop:clerk", "endless", cwd=shop, before=ignore_hangup) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(5) == "word0"
+        process.send_signal(signal.SIGHUP)
+        assert "word50" in process.stdout.read(500)
+        process.terminate()
+        assert process.wait(timeout=10) == 143
+
+
+def ignore_hangup() -> None:
+    """What `nohup` does, and a shell without job control to what it starts in the background."""
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def test_a_reader_that_leaves_ends_the_resumed_run_quietly(shop: Path) -> None:
     with terminal("run", "shop:clerk", "reserve; endless", "--session", "s1", cwd=shop, columns=90) as screen:
         screen.after("word3", b"\x03")
@@ -339,7 +378,7 @@ def test_the_command_that_is_told_after_ctrl_c_names_the_owner_of_the_key(shop: 
     key, record = ApiKeys.generate("ann")
     variables = {"SHOP_KEY": key.reveal(), "SHOP_RECORD": msgspec.json.encode(record).decode()}
     options = ("--api-key-env", "SHOP_KEY", "--session", "s1")
-    with started("run", "shop:guarded", "reserve; endless", *options, cwd=shop, **variables) as process:
+    with started("run", "shop:guarded", "reserve; endless", *options, cwd=shop, variables=variables) as process:
         assert process.stdout is not None
         assert process.stdout.read(5) == "word0"
         process.send_signal(signal.SIGINT)

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from agent_runtime_adapters.cli.chat import chat
 from agent_runtime_adapters.cli.demo import demo
 from agent_runtime_adapters.cli.doctor import doctor
-from agent_runtime_adapters.cli.exits import EXIT_CODES, leave, told
+from agent_runtime_adapters.cli.exits import EXIT_CODES, end_on_signals, leave, told
 from agent_runtime_adapters.cli.explain import explain
 from agent_runtime_adapters.cli.lint import lint
 from agent_runtime_adapters.cli.resume import resume
@@ -74,6 +74,7 @@ def start() -> None:
             stream.reconfigure(errors="replace")  # a letter that cannot be read or shown becomes a question mark
     try:
         with told():
+            end_on_signals()
             app(prog_name="agent-runtime")
     except typer.Exit as error:
         leave(error.exit_code)

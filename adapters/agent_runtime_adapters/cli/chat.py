@@ -10,7 +10,7 @@ import typer
 from agent_runtime import AgentExecutor, AgentResult, AgentRuntimeError, Resume, UnfinishedRun
 from agent_runtime_adapters.cli.built_in import built_in
 from agent_runtime_adapters.cli.dialogue import Dialogue
-from agent_runtime_adapters.cli.exits import EXIT_CODES, FAILED, USAGE, WAITS, CommandFailed, Interrupted, Waits
+from agent_runtime_adapters.cli.exits import EXIT_CODES, FAILED, USAGE, WAITS, CommandFailed, Ended, Interrupted, Waits
 from agent_runtime_adapters.cli.lines import Lines
 from agent_runtime_adapters.cli.place import (
     Database,
@@ -96,6 +96,7 @@ class Chat:
         self._lines = lines
         self._about = about
         self._dialogue = Dialogue(turns, place, lines, Answer())
+        self._go_on = f"go on another time with: {place.command('chat')}"
         self._code = 0
         self._commands = {
             "/history": self._history,
@@ -106,6 +107,14 @@ class Chat:
 
     def talk(self) -> int:
         """The exit code."""
+        try:
+            return self._talk()
+        except Ended as ended:
+            kept = self._unfinished() is not None
+            go_on = f"an unfinished run is kept:\n{self._place.command('resume')}" if kept else self._go_on
+            raise Interrupted(f"interrupted; {go_on}", code=ended.code) from None
+
+    def _talk(self) -> int:
         self._greet()
         self._offer()
         while (line := self._line()) is not None and line.rstrip() != "/quit":
@@ -113,7 +122,7 @@ class Chat:
                 self._take(line)
                 self._space()
         if self._lines.typed:
-            notice(f"go on another time with: {self._place.command('chat')}")
+            notice(self._go_on)
             return 0
         return self._code
 
@@ -149,8 +158,8 @@ class Chat:
         while True:
             try:
                 return self._lines.next(prompt)
-            except KeyboardInterrupt:
-                if not self._lines.typed:
+            except KeyboardInterrupt as interrupt:
+                if not self._lines.typed or isinstance(interrupt, Ended):
                     raise
                 notice("\nCtrl-D leaves")
 
@@ -195,7 +204,7 @@ class Chat:
 
     def _cancelled(self) -> None:
         if not self._lines.typed:
-            raise Interrupted(f"interrupted; the run was cancelled{self._dialogue.how_to_go_on()}")
+            raise self._dialogue.interrupted()
         if self._unfinished():
             notice("cancelled; what it has finished is kept, and /resume goes on with it")
         else:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from agent_runtime import AgentContext, AgentResult, ErrorType, Question, Resume, UnfinishedRun
-from agent_runtime_adapters.cli.exits import Waits
+from agent_runtime_adapters.cli.exits import INTERRUPTED, Ended, Interrupted, Waits
 from agent_runtime_adapters.cli.lines import Lines
 from agent_runtime_adapters.cli.place import Place
 from agent_runtime_adapters.cli.questions import ask, open_questions
@@ -40,10 +40,11 @@ class Dialogue:
         go_on = Resume(answers=answers, run_id=request.run_id, allow_changed=request.allow_changed)
         return self._settled(self._place.context(), go_on, held=unfinished is not None and unfinished.held)
 
-    def how_to_go_on(self) -> str:
-        """Words to put after the end of a run: how what it has finished is kept, if it is."""
+    def interrupted(self, code: int = INTERRUPTED) -> Interrupted:
+        """The end of a command whose run was cancelled; says how to go on with what it has finished, if it has any."""
         runs = self._turns.unfinished(self._place)
-        return f"; what it has finished is kept:\n{self._place.command('resume')}" if runs else ""
+        go_on = f"; what it has finished is kept:\n{self._place.command('resume')}" if runs else ""
+        return Interrupted(f"interrupted; the run was cancelled{go_on}", code=code)
 
     def _settled(self, context: AgentContext, resume: Resume | None, *, held: bool) -> AgentResult | None:
         result = self._turns.run(context, self._answer, resume, held=held)
@@ -60,8 +61,8 @@ class Dialogue:
         if self._lines is not None:
             try:
                 answers = ask(questions, self._lines)
-            except KeyboardInterrupt:
-                if not self._lines.typed:
+            except KeyboardInterrupt as interrupt:
+                if not self._lines.typed or isinstance(interrupt, Ended):
                     raise
                 notice("")
         if answers is None:

@@ -1,12 +1,14 @@
 """How a command ends: its exit code, and one or two lines on standard error instead of a traceback."""
 
 import os
+import signal
 import sys
 import threading
 import traceback
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import TextIO
 
 import typer
@@ -22,7 +24,8 @@ BROKEN_PIPE = 141
 
 EXIT_CODES = (
     "Exit codes: 0 success; 1 the run failed, or a check found something; 2 wrong usage or configuration; "
-    "3 the run waits for an answer; 130 interrupted; 141 the reader of the output went away."
+    "3 the run waits for an answer; 130 interrupted; 141 the reader of the output went away; "
+    "129 and 143 ended by SIGHUP and SIGTERM."
 )
 
 
@@ -44,8 +47,37 @@ class Waits(Exception):
         self.result = result
 
 
+class Ended(KeyboardInterrupt):
+    """SIGTERM or SIGHUP: does what Ctrl-C does, and ends a conversation too."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.code = 128 + number
+
+
 class Interrupted(Exception):
-    """Ctrl-C ended the command; says what became of its work."""
+    """Ctrl-C or a signal like it ended the command; says what became of its work."""
+
+    def __init__(self, message: str, *, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def end_on_signals() -> None:
+    """From now on SIGTERM and SIGHUP raise `Ended` in the main thread; one that is ignored (`nohup`) stays ignored."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # not every system has both
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _end)
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    raise Ended(number)
+
+
+def exit_code(interrupt: KeyboardInterrupt) -> int:
+    """What a command exits with that Ctrl-C, or a signal like it, has ended."""
+    return interrupt.code if isinstance(interrupt, Ended) else INTERRUPTED
 
 
 @contextmanager
@@ -59,12 +91,12 @@ def told() -> Generator[None]:
     except BrokenPipeError:
         _silence(sys.stdout)
         raise typer.Exit(BROKEN_PIPE) from None
-    except KeyboardInterrupt:
-        notice("interrupted")
-        raise typer.Exit(INTERRUPTED) from None
+    except KeyboardInterrupt as interrupt:
+        _last_words("interrupted")
+        raise typer.Exit(exit_code(interrupt)) from None
     except Interrupted as error:
-        notice(str(error))
-        raise typer.Exit(INTERRUPTED) from None
+        _last_words(str(error))
+        raise typer.Exit(error.code) from None
     except CommandFailed as error:
         complain(str(error), hint=error.hint)
         raise typer.Exit(error.code) from None
@@ -74,6 +106,11 @@ def told() -> Generator[None]:
     except OSError as error:
         complain(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
         raise typer.Exit(FAILED) from None
+
+
+def _last_words(message: str) -> None:
+    with suppress(OSError):  # a terminal that was closed takes none
+        notice(message)
 
 
 def described(error: BaseException) -> str:

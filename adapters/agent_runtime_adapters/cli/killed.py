@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from agent_runtime import AgentResult, Question, Resume
-from agent_runtime_adapters.cli.exits import FAILED, CommandFailed, Interrupted
+from agent_runtime_adapters.cli.exits import FAILED, INTERRUPTED, CommandFailed, Interrupted
 from agent_runtime_adapters.cli.lines import Lines
 from agent_runtime_adapters.cli.order import CONTEXT, LEASE, SESSION, Done, Log, counted, order
 from agent_runtime_adapters.cli.questions import ask
@@ -94,7 +94,7 @@ class Killed:
         result = turns.run(CONTEXT, None, resume)
         self._tell()
         if result is None:
-            raise Interrupted("interrupted; the run was cancelled")
+            raise Interrupted("interrupted; the run was cancelled", code=INTERRUPTED)
         return result
 
     def _answers(self, questions: Sequence[Question]) -> dict[str, Any]:

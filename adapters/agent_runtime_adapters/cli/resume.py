@@ -9,7 +9,7 @@ import typer
 from agent_runtime import AgentExecutor, NotFound, Resume, UnfinishedRun
 from agent_runtime_adapters.cli.built_in import built_in
 from agent_runtime_adapters.cli.dialogue import Dialogue
-from agent_runtime_adapters.cli.exits import EXIT_CODES, WAITS, CommandFailed, Interrupted, Waits
+from agent_runtime_adapters.cli.exits import EXIT_CODES, WAITS, CommandFailed, Ended, Waits
 from agent_runtime_adapters.cli.lines import Lines
 from agent_runtime_adapters.cli.place import (
     Database,
@@ -76,8 +76,10 @@ def resume(
                 print_json(waits.result)
             told(waits.questions, place.command("resume"))
             raise typer.Exit(WAITS) from None
+        except Ended as ended:
+            raise dialogue.interrupted(ended.code) from None
         if result is None:
-            raise Interrupted(f"interrupted; the run was cancelled{dialogue.how_to_go_on()}")
+            raise dialogue.interrupted()
     if as_json:
         print_json(result)
     if not result.success:

@@ -60,7 +60,7 @@ def run(
         result = run_to_end(_execute, executor, context, timeout, not (as_json or no_stream))
     except Interrupted as error:
         go_on = f"; to go on from what it has finished:\n{resume()}" if session else ""
-        raise Interrupted(f"{error}{go_on}") from None
+        raise Interrupted(f"{error}{go_on}", code=error.code) from None
     if as_json:
         print_json(result)
     elif no_stream and result.success:

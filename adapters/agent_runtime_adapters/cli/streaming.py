@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, TypeVar
 
-import anyio
+from anyio.from_thread import start_blocking_portal
 
 from agent_runtime import (
     AgentContext,
@@ -18,7 +17,7 @@ from agent_runtime import (
     TextDelta,
     ToolStarted,
 )
-from agent_runtime_adapters.cli.exits import FAILED, CommandFailed, Interrupted, described
+from agent_runtime_adapters.cli.exits import FAILED, CommandFailed, Interrupted, described, exit_code
 from agent_runtime_adapters.cli.terminal import Answer, Progress
 
 T = TypeVar("T")
@@ -54,12 +53,16 @@ async def streamed(
 
 
 def run_to_end(function: Callable[..., Coroutine[Any, Any, T]], *arguments: Any) -> T:
-    """Run `function` in an event loop. Ctrl-C cancels it, and is `Interrupted` once it has cleaned up."""
+    """Run `function` in an event loop. Ctrl-C, or a signal like it, cancels it: `Interrupted` once it has cleaned up.
+
+    The loop has a thread of its own: a signal finds this one waiting, and never the loop at work.
+    """
     try:
-        with failed_run():
-            return anyio.run(partial(function, *arguments))
-    except KeyboardInterrupt:
-        raise Interrupted("interrupted; the run was cancelled") from None
+        with failed_run(), start_blocking_portal() as portal:
+            given: T = portal.start_task_soon(function, *arguments).result()
+            return given
+    except KeyboardInterrupt as interrupt:
+        raise Interrupted("interrupted; the run was cancelled", code=exit_code(interrupt)) from None
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The runs of a conversation, in an event loop of their own thread: this thread talks with the person meanwhile."""
 
 from collections.abc import Callable, Coroutine, Generator
+from concurrent.futures import wait
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -9,7 +10,7 @@ import anyio
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from agent_runtime import AgentContext, AgentExecutor, AgentResult, Owner, Resume, SessionManager, UnfinishedRun
-from agent_runtime_adapters.cli.exits import CommandFailed
+from agent_runtime_adapters.cli.exits import CommandFailed, Ended
 from agent_runtime_adapters.cli.place import Place
 from agent_runtime_adapters.cli.streaming import failed_run, streamed
 from agent_runtime_adapters.cli.terminal import Answer, Progress, notice
@@ -43,11 +44,17 @@ class Turns:
     ) -> AgentResult | None:
         """Run it, streamed where there is an `answer`. Ctrl-C cancels it: `None`, once it has cleaned up.
 
+        A signal that ends the command too is raised, as `Ended`, once it has cleaned up.
+
         A session that is `held` is waited for first, as long as a dead process may hold it. A bug is `CommandFailed`.
         """
         future = self._portal.start_task_soon(self._run, context, answer, resume, held)
         try:
             return future.result()
+        except Ended:
+            self._portal.call(self._cancel)
+            wait((future,))
+            raise
         except KeyboardInterrupt:
             self._portal.call(self._cancel)
             return future.result()
