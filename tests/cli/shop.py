@@ -3,6 +3,7 @@
 The task names the tools to call, in order: `reserve; charge`. Each writes what it does, and in which process, into `tools.log`.
 """
 
+import logging
 import os
 import time
 from pathlib import Path
@@ -27,6 +28,7 @@ from agent_runtime import (
     tool,
 )
 from agent_runtime_middleware.auth import ApiKeyRecord, ApiKeys, AuthMiddleware
+from agent_runtime_middleware.logging import LoggingMiddleware
 
 
 class Clerk:
@@ -105,6 +107,17 @@ fewer = AgentExecutor(config=CONFIG, llm_client=Clerk(), tools=[TOOLS["approve"]
 forgetful = AgentExecutor(
     config=CONFIG, llm_client=Clerk(), tools=list(TOOLS.values()), session_manager=SessionManager(MemorySessionStore())
 )
+
+
+logged = AgentExecutor(
+    config=CONFIG, llm_client=Clerk(), tools=list(TOOLS.values()), limits=LIMITS, middleware=[LoggingMiddleware()]
+)
+
+
+def loud() -> AgentExecutor:
+    """Somebody wants to see what is logged."""
+    logging.basicConfig()
+    return logged
 
 
 def guarded() -> AgentExecutor:

@@ -142,6 +142,25 @@ def test_ctrl_c_ends_the_answer_and_not_the_conversation(shop: Path) -> None:
     assert conversation() == [("user", "Hello"), ("assistant", "'Hello' after 0 others.")]
 
 
+@pytest.mark.parametrize(("target", "lines"), [("shop:logged", 0), ("shop:loud", 2)])
+def test_log_lines_come_between_the_words_only_when_somebody_has_set_a_handler(
+    shop: Path, target: str, lines: int
+) -> None:
+    with terminal("chat", target, cwd=shop, columns=90) as screen:
+        greeted(screen)
+        screen.after("> ", b"endless\n")
+        screen.after("word3", b"\x03")
+        screen.after("cancelled; nothing is kept of it\n")
+        screen.after("> ", b"\x04")
+        assert screen.finish() == 0
+    assert shown(screen).count("run_id=") == lines
+
+
+def test_through_a_pipe_log_lines_go_to_standard_error(shop: Path) -> None:
+    done = run_program("run", "shop:logged", "bug", cwd=shop)
+    assert "run_id=" in done.stderr
+
+
 def test_ctrl_c_at_the_prompt_says_how_to_leave(shop: Path) -> None:
     with typed() as screen:
         greeted(screen)

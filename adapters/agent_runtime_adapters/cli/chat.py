@@ -24,7 +24,7 @@ from agent_runtime_adapters.cli.place import (
 from agent_runtime_adapters.cli.questions import told
 from agent_runtime_adapters.cli.resume import Docs, Key
 from agent_runtime_adapters.cli.run import failure
-from agent_runtime_adapters.cli.terminal import Answer, complain, console, notice
+from agent_runtime_adapters.cli.terminal import Answer, complain, console, keep_logs_out, notice
 from agent_runtime_adapters.cli.turns import Turns, turns
 from agent_runtime_adapters.cli.view import ago, messages, shortened, state
 
@@ -64,6 +64,7 @@ def chat(
         docs=docs,
         api_key_env=api_key_env,
     )
+    keep_logs_out()
     executor, about = _executor(target, db, docs)
     with turns(executor) as open_turns:
         code = Chat(open_turns, place, Lines(), about).talk()

@@ -22,7 +22,7 @@ from agent_runtime_adapters.cli.place import (
 )
 from agent_runtime_adapters.cli.questions import check, given, told
 from agent_runtime_adapters.cli.run import failure, print_json
-from agent_runtime_adapters.cli.terminal import Answer
+from agent_runtime_adapters.cli.terminal import Answer, keep_logs_out
 from agent_runtime_adapters.cli.turns import Turns, turns
 
 Key = Annotated[
@@ -63,6 +63,7 @@ def resume(
     place = Place(session_id, user=user, tenant=tenant, target=target, db=db, docs=docs, api_key_env=api_key_env)
     answers = given(answer or ())
     lines = Lines()
+    keep_logs_out()
     with turns(_executor(target, db, docs)) as open_turns:
         unfinished = find(open_turns, place, run)
         check(answers, unfinished)

@@ -16,7 +16,7 @@ from agent_runtime_adapters.cli.place import DEFAULT_USER, Database, Place, cred
 from agent_runtime_adapters.cli.questions import told
 from agent_runtime_adapters.cli.streaming import run_to_end, streamed
 from agent_runtime_adapters.cli.target import load_executor
-from agent_runtime_adapters.cli.terminal import Answer, Progress
+from agent_runtime_adapters.cli.terminal import Answer, Progress, keep_logs_out
 
 Target = Annotated[
     str, typer.Argument(metavar="MODULE:ATTRIBUTE", help="An AgentExecutor, or a function that makes one.")
@@ -40,6 +40,7 @@ def run(
     no_stream: Annotated[bool, typer.Option("--no-stream", help="Print the answer at the end, in one piece.")] = False,
 ) -> None:
     """Run a task through an executor of yours."""
+    keep_logs_out()
     executor = load_executor(target) if session is None else remembering(target, db)
     if timeout is not None and not 0 < timeout < math.inf:
         raise CommandFailed(f"--timeout: {timeout:g} is not a number of seconds above zero")

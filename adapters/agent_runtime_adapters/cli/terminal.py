@@ -1,5 +1,6 @@
 """What a person sees: wrapped words and calm colours on a terminal, plain text in a file or a pipe."""
 
+import logging
 import os
 import sys
 
@@ -8,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 _NEVER_WRAPPED = 10_000
+_LOGGERS = ("agent_runtime", "agent_runtime_middleware", "agent_runtime_adapters")
 
 
 class _Console(Console):
@@ -22,6 +24,13 @@ def console(*, stderr: bool = False) -> Console:
     if not made.is_terminal and "COLUMNS" not in os.environ:
         made.width = _NEVER_WRAPPED
     return made
+
+
+def keep_logs_out() -> None:
+    """On a terminal, no line of the runtime's log comes between the words; a handler that somebody has set gets them."""
+    if sys.stderr.isatty():
+        for name in _LOGGERS:
+            logging.getLogger(name).addHandler(logging.NullHandler())
 
 
 def complain(message: str, *, hint: str | None = None) -> None:
