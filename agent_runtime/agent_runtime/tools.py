@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import threading
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Generic, Literal, TypeAlias, get_args, overload
 from weakref import WeakKeyDictionary
@@ -90,7 +91,7 @@ class Tool(Generic[P, R]):
         self._injected = parameters.injected
         self._is_async = inspect.iscoroutinefunction(inspect.unwrap(function))  # decorators may hide it
         self._run: Callable[..., Any] = function
-        self._running: set[_Job] = set()  # calls in worker threads
+        self._running: set[_Job] = set()  # calls in worker threads, or on their way into one
         self._awaited: set[_Job] = set()  # calls in worker threads that somebody waits for
 
     @property
@@ -129,7 +130,7 @@ class Tool(Generic[P, R]):
 
     def is_at_work(self, idempotency_key: str) -> bool:
         """Whether a thread of this process still runs for that call."""
-        return any(job.idempotency_key == idempotency_key for job in self._running)
+        return any(job.idempotency_key == idempotency_key for job in tuple(self._running))  # threads change the set
 
     def _validated(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         try:
@@ -154,18 +155,22 @@ class Tool(Generic[P, R]):
             job = _Job(call.idempotency_key)
 
             def work() -> Any:
-                self._running.add(job)
+                if not job.claim():
+                    return None  # given up before it began, and nobody waits
                 try:
                     return self._run(**arguments)
                 finally:
                     self._running.discard(job)
 
+            self._running.add(job)
             self._awaited.add(job)
             try:
                 # The pool's place is free again when the call is given up, on every event loop: hence a limiter per call.
                 return await anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1))
             finally:
                 self._awaited.discard(job)
+                if job.claim():  # it has not begun: it never will
+                    self._running.discard(job)
 
     def __repr__(self) -> str:
         return f"Tool({self.name!r}, kind={self.kind!r})"
@@ -174,10 +179,15 @@ class Tool(Generic[P, R]):
 class _Job:
     """A call in a worker thread."""
 
-    __slots__ = ("idempotency_key",)
+    __slots__ = ("_claimed", "idempotency_key")
 
     def __init__(self, idempotency_key: str) -> None:
         self.idempotency_key = idempotency_key
+        self._claimed = threading.Lock()
+
+    def claim(self) -> bool:
+        """Whether who asks is the first: the thread that begins the call, or the caller that gives it up before."""
+        return self._claimed.acquire(blocking=False)
 
 
 @overload

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import anyio
 import anyio.from_thread
+import anyio.to_thread
 import msgspec
 import pytest
 from hypothesis import example, given, settings
@@ -422,9 +423,11 @@ async def test_the_threads_of_one_executor_are_bounded() -> None:
 
 async def test_threads_that_outlive_their_call_are_counted_and_bounded_and_leave_the_pool_to_others() -> None:
     gate = threading.Event()
+    begun: list[str] = []
 
-    @tool(timeout=0.02)
+    @tool
     def hang() -> str:
+        begun.append("hang")
         gate.wait(10)
         return "late"
 
@@ -434,8 +437,11 @@ async def test_threads_that_outlive_their_call_are_counted_and_bounded_and_leave
 
     async def body(context: AgentContext) -> None:
         for given_up in (1, 2):
-            with pytest.raises(CallTimeout):
-                await call_in(context, hang, {}, f"k{given_up}")
+            async with anyio.create_task_group() as group:
+                group.start_soon(call_in, context, hang, NOTHING, f"k{given_up}")
+                while len(begun) < given_up:  # noqa: ASYNC110 - the beginning of a thread sets no event
+                    await anyio.sleep(0.001)
+                group.cancel_scope.cancel()
             assert hang.abandoned == given_up
         with pytest.raises(ToolFailed, match="tool 'hang' has 2 calls that were given up and did not end"):
             await call_in(context, hang, {}, "k3")
@@ -447,6 +453,44 @@ async def test_threads_that_outlive_their_call_are_counted_and_bounded_and_leave
 
     await within(body, Limits(tool_threads=2))
     assert quick.abandoned == 0
+
+
+async def test_a_call_that_was_given_up_before_its_thread_began_never_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting: list[Callable[[], Any]] = []
+
+    async def run_late(work: Callable[[], Any], **_: Any) -> None:
+        waiting.append(work)
+        await anyio.sleep_forever()
+
+    monkeypatch.setattr(anyio.to_thread, "run_sync", run_late)
+    done: list[str] = []
+
+    @tool(timeout=0.01)
+    def effect() -> None:
+        done.append("effect")
+
+    with pytest.raises(CallTimeout):
+        await call(effect)
+    assert (effect.abandoned, effect.is_at_work("k1")) == (0, False)
+    waiting[0]()
+    assert done == []
+
+
+async def test_a_call_is_at_work_before_its_thread_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_work: list[bool] = []
+
+    async def look_first(work: Callable[[], Any], **_: Any) -> Any:
+        at_work.append(effect.is_at_work("k1"))
+        return work()
+
+    monkeypatch.setattr(anyio.to_thread, "run_sync", look_first)
+
+    @tool
+    def effect() -> str:
+        return "done"
+
+    assert await call(effect) == "done"
+    assert (at_work, effect.is_at_work("k1")) == ([True], False)
 
 
 @pytest.mark.parametrize(("text", "arguments"), [("", {}), ("{}", {}), (' {"a": [null, 1e3]} ', {"a": [None, 1000.0]})])
