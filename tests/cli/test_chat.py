@@ -65,6 +65,7 @@ def test_without_a_line_for_the_question_the_run_waits_and_the_code_says_so(shop
     done = piped("approve")
     assert (done.returncode, done.stdout) == (3, "")
     assert "agent-runtime resume shop:clerk s1 --answer 'approve=\"yes\"'" in done.stderr
+    assert done.stderr.count("? Send the [31mparcel[0m?") == 1
     later = piped("/resume", "no")
     assert "unfinished: approve\n(begun just now; waits for an answer)\n/resume goes on with it\n" in later.stderr
     assert (later.returncode, later.stdout) == (0, "Given: approved: no.\n")
@@ -138,6 +139,8 @@ def test_ctrl_c_ends_the_answer_and_not_the_conversation(shop: Path) -> None:
         screen.after("word3", b"\x03")
         screen.after("> ", b"/quit\n")
         assert screen.finish() == 0
+    assert shown(screen).count("tool  reserve\n") == 1
+    assert "(recorded)" not in shown(screen)
     assert done_by_tools() == ["reserve"]
     assert conversation() == [("user", "Hello"), ("assistant", "'Hello' after 0 others.")]
 

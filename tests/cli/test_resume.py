@@ -117,7 +117,7 @@ def test_on_a_terminal_each_question_is_asked_until_the_run_ends(shop: Path) -> 
         screen.after("answer: ", b"Ann of Cleves\n")
         assert screen.finish() == 0
     assert "Given: approved: yes, name: 'Ann of Cleves'.\n" in shown(screen)
-    assert "recorded steps are told again, not done again" in shown(screen)
+    assert "recorded steps are not done again" in shown(screen)
 
 
 @pytest.mark.parametrize("keys", [b"\n", b"\x04", b"\x03"])
@@ -202,6 +202,19 @@ def test_on_a_terminal_a_call_in_doubt_is_decided_in_three_ways(
         assert screen.finish() == 0
     assert f"{output}\n" in shown(screen)
     assert done_by_tools(shop) == tools
+
+
+def test_a_call_in_doubt_is_shown_as_one_and_its_question_once(shop: Path) -> None:
+    kill_inside(shop, "charge", "reserve; charge")
+    with terminal(*RESUME, cwd=shop, columns=90) as screen:
+        screen.after("(1, 2 or 3; empty decides later): ", b"\n")
+        assert screen.finish() == WAITS
+    assert "tool  reserve (recorded)\ntool  charge (in doubt)\n" in shown(screen)
+    assert shown(screen).count("\n? ") == 1
+    with terminal(*RESUME, cwd=shop, columns=90) as screen:
+        screen.after("(1, 2 or 3; empty decides later): ", b"3\n")
+        assert screen.finish() == 0
+    assert "tool  reserve (recorded)\ntool  charge\n" in shown(screen)
 
 
 @pytest.mark.parametrize("kind", [b"1\n", b"2\n"], ids=["it happened", "it failed"])

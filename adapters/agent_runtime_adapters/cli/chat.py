@@ -198,7 +198,7 @@ class Chat:
             if self._lines.typed:
                 notice("the run waits; /resume asks again")
             else:
-                told(waits.questions, self._place.command("resume"))
+                told(waits.questions, self._place.command("resume"), shown=waits.shown)
         except CommandFailed as error:
             self._code = FAILED
             complain(str(error), hint=error.hint or ("/resume tries again" if self._unfinished() else None))

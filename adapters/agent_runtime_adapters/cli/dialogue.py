@@ -24,6 +24,7 @@ class Dialogue:
 
     def say(self, task: str) -> AgentResult | None:
         """The result of a new run; `None` when Ctrl-C ended it. Raises `Waits` while a question of it is open."""
+        self._turns.retelling.goes_on_with(None)
         held = any(run.held for run in self._turns.unfinished(self._place))
         return self._settled(self._place.context(task), None, held=held)
 
@@ -31,8 +32,9 @@ class Dialogue:
         """The result of the run that goes on, as with `say`. What `unfinished` asks is asked before."""
         answers = dict(request.answers)
         if unfinished is not None:
-            Progress().say(
-                f"goes on with the run of {ago(unfinished.created_at)}; recorded steps are told again, not done again"
+            Progress().say(f"goes on with the run of {ago(unfinished.created_at)}; recorded steps are not done again")
+            self._turns.retelling.goes_on_with(
+                unfinished.last_run_id, () if unfinished.questions else unfinished.in_doubt
             )
             left = open_questions(unfinished.questions, answers)
             if left and self._lines is not None:
@@ -52,19 +54,27 @@ class Dialogue:
             answers = self._asked(result.questions, result)
             changed = resume is not None and resume.allow_changed
             go_on = Resume(answers=answers, run_id=result.run_id, allow_changed=changed)
+            self._turns.retelling.goes_on_with(result.run_id)
             result = self._turns.run(self._place.context(), self._answer, go_on)
         return result
 
     def _asked(self, questions: Sequence[Question], result: AgentResult | None = None) -> dict[str, Any]:
         """What the person answers. Raises `Waits` where nobody is there, or one is left open, by Ctrl-C too."""
-        answers = None
-        if self._lines is not None:
-            try:
-                answers = ask(questions, self._lines)
-            except KeyboardInterrupt as interrupt:
-                if not self._lines.typed or isinstance(interrupt, Ended):
-                    raise
-                notice("")
-        if answers is None:
+        if self._lines is None:
             raise Waits(questions, result)
+        answers: dict[str, Any] = {}
+        for number, question in enumerate(questions, start=1):
+            said = self._said(question, self._lines)
+            if said is None:
+                raise Waits(questions, result, shown=number)
+            answers |= said
         return answers
+
+    def _said(self, question: Question, lines: Lines) -> dict[str, Any] | None:
+        try:
+            return ask([question], lines)
+        except KeyboardInterrupt as interrupt:
+            if not lines.typed or isinstance(interrupt, Ended):
+                raise
+            notice("")
+            return None

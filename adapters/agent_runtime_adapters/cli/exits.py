@@ -39,12 +39,16 @@ class CommandFailed(Exception):
 
 
 class Waits(Exception):
-    """A run waits for the answers to `questions`; `result` is how it ended, where it ran at all."""
+    """A run waits for the answers to `questions`; `result` is how it ended, where it ran at all.
 
-    def __init__(self, questions: Sequence[Question], result: AgentResult | None = None) -> None:
+    The person has seen the first questions already, as many as `shown`.
+    """
+
+    def __init__(self, questions: Sequence[Question], result: AgentResult | None = None, *, shown: int = 0) -> None:
         super().__init__("the run waits for an answer")
         self.questions = questions
         self.result = result
+        self.shown = shown
 
 
 class Ended(KeyboardInterrupt):

@@ -49,9 +49,9 @@ def show(question: Question) -> None:
         entry(out, Text(printable(name), style="dim"), _shortened(value), column=column, indent=_INDENT)
 
 
-def told(questions: Sequence[Question], command: str) -> None:
-    """Say on standard error what the run waits for, and the command that answers."""
-    for question in questions:
+def told(questions: Sequence[Question], command: str, *, shown: int = 0) -> None:
+    """Say on standard error what the run waits for, without the first ones that were `shown`, and the command that answers."""
+    for question in questions[shown:]:
         show(question)
     words = " ".join(f"--answer {shlex.quote(f'{question.key}={_example(question)}')}" for question in questions)
     notice(f"\nthe run waits for an answer; go on with\n{command} {words}")

@@ -75,7 +75,7 @@ def resume(
         except Waits as waits:
             if as_json and waits.result is not None:
                 print_json(waits.result)
-            told(waits.questions, place.command("resume"))
+            told(waits.questions, place.command("resume"), shown=waits.shown)
             raise typer.Exit(WAITS) from None
         except Ended as ended:
             raise dialogue.interrupted(ended.code) from None

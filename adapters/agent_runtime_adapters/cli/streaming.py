@@ -18,6 +18,7 @@ from agent_runtime import (
     ToolStarted,
 )
 from agent_runtime_adapters.cli.exits import FAILED, CommandFailed, Interrupted, described, exit_code
+from agent_runtime_adapters.cli.retelling import Retelling
 from agent_runtime_adapters.cli.terminal import Answer, Progress
 
 T = TypeVar("T")
@@ -30,18 +31,23 @@ async def streamed(
     progress: Progress | None = None,
     *,
     resume: Resume | None = None,
+    retelling: Retelling | None = None,
 ) -> AgentResult:
     """Run `context`, write the text as it comes, and return the result, also of a run that failed.
 
     Raises `BrokenPipeError` when nobody reads the output any more; the run has been ended and has cleaned up then.
     """
 
+    told_again = retelling or Retelling()
+
     async def show(event: StreamEvent) -> None:
+        if told_again.hides(event):
+            return
         if isinstance(event, TextDelta):
             answer.write(event.text)
         elif isinstance(event, ToolStarted) and progress is not None:
             answer.end()
-            progress.say("tool", f"{event.name} (recorded)" if event.recorded else event.name)
+            progress.say("tool", told_again.tool(event))
 
     try:
         result = await executor.execute(context, emit=show, resume=resume)

@@ -12,6 +12,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from agent_runtime import AgentContext, AgentExecutor, AgentResult, Owner, Resume, SessionManager, UnfinishedRun
 from agent_runtime_adapters.cli.exits import CommandFailed, Ended
 from agent_runtime_adapters.cli.place import Place
+from agent_runtime_adapters.cli.retelling import Retelling
 from agent_runtime_adapters.cli.streaming import failed_run, streamed
 from agent_runtime_adapters.cli.terminal import Answer, Progress, notice
 
@@ -29,6 +30,7 @@ class Turns:
         self.sessions = sessions
         self._portal = portal
         self._scope: anyio.CancelScope | None = None
+        self.retelling = Retelling()
 
     def ask(self, function: Callable[..., Coroutine[Any, Any, T]], *arguments: Any, **named: Any) -> T:
         """What `function` gives in the event loop."""
@@ -67,7 +69,7 @@ class Turns:
                 await self._wait_for(context.session_id or "", context.owner)
             if answer is None:
                 return await self.executor.execute(context, resume=resume)
-            return await streamed(self.executor, context, answer, Progress(), resume=resume)
+            return await streamed(self.executor, context, answer, Progress(), resume=resume, retelling=self.retelling)
         return None
 
     async def _cancel(self) -> None:
