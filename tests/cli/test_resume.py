@@ -206,6 +206,11 @@ def test_on_a_terminal_a_call_in_doubt_is_decided_in_three_ways(
 
 def test_a_call_in_doubt_is_shown_as_one_and_its_question_once(shop: Path) -> None:
     kill_inside(shop, "charge", "reserve; charge")
+    early = resume(shop, "--answer", 'approve="yes"')
+    assert (early.exit_code, early.stderr) == (
+        2,
+        "error: --answer: no question is open yet\nhint:  resume without --answer first\n",
+    )
     with terminal(*RESUME, cwd=shop, columns=90) as screen:
         screen.after("(1, 2 or 3; empty decides later): ", b"\n")
         assert screen.finish() == WAITS
@@ -329,6 +334,21 @@ def test_the_run_can_be_named_by_any_of_its_ids(shop: Path) -> None:
     assert answered.stdout == "Given: approved: yes.\n"
     assert resume(shop, "--run", first).exit_code == 1
     assert resume(shop, "--run", third, "--answer", 'name="Ann"').exit_code == 0
+
+
+def test_before_a_session_is_deleted_what_is_at_stake_is_told(shop: Path) -> None:
+    (shop / "hang").touch()
+    question = "Delete session s1 with 0 messages? [y/N] "
+    with started("run", "shop:clerk", "reserve; charge", "--session", "s1", cwd=shop) as process:
+        while not (shop / "tools.log").exists() or "charge" not in done_by_tools(shop):
+            assert process.poll() is None
+        with terminal("sessions", "delete", "s1", cwd=shop, columns=90) as screen:
+            screen.after(f"a run is at work on it\na call of 'charge' is in doubt\n{question}", b"n\n")
+            assert screen.finish() == 1
+    run(shop, "approve", "--user", "ann")
+    with terminal("sessions", "delete", "s1", "--user", "ann", cwd=shop, columns=90) as screen:
+        screen.after(f"a run waits for an answer\n{question}", b"y\n")
+        assert screen.finish() == 0
 
 
 def test_an_unfinished_run_can_be_given_up(shop: Path) -> None:

@@ -56,7 +56,7 @@ def test_sessions_are_listed_with_the_latest_first(db: Path) -> None:
     done = sessions(db, "list")
     assert (done.exit_code, done.stderr) == (0, "")
     heading, *rows = [line.split("  ") for line in done.stdout.splitlines()]
-    assert heading[0] == "SESSION"
+    assert (heading[0], heading[-1]) == ("SESSION", "STATUS")
     assert [row[0].strip() for row in rows] == ["s2", "s1"]
     assert all(line == line.rstrip() for line in done.stdout.splitlines())
 
@@ -180,6 +180,7 @@ def test_what_is_no_database_is_told_in_one_line(tmp_path: Path) -> None:
         done = sessions(path, "list")
         assert done.exit_code in (1, 2)
         assert str(path) in done.stderr
+        assert ("is a folder: name a file in it" in done.stderr) is path.is_dir()
         assert len(done.stderr.splitlines()) == 1
         assert "Traceback" not in done.stderr
 
@@ -212,6 +213,7 @@ def test_a_user_that_cannot_be_one_is_told(db: Path, user: str) -> None:
 def test_what_is_exported_can_be_imported_by_anybody(db: Path, tmp_path: Path) -> None:
     file = tmp_path / "s2.session"
     assert sessions(db, "export", "s2", "-o", str(file)).exit_code == 0
+    assert file.stat().st_mode & 0o777 == 0o600
     other = tmp_path / "other.db"
     done = sessions(other, "import", str(file), "--user", "ann")
     assert done.exit_code == 0
@@ -265,6 +267,14 @@ def test_an_import_needs_a_file_and_an_id_that_is_free(db: Path, tmp_path: Path)
     assert "exists already" in taken.stderr
 
 
+def test_an_import_that_fails_makes_no_database(tmp_path: Path) -> None:
+    file = tmp_path / "x.session"
+    file.write_bytes(b"Just some notes.")
+    done = sessions(tmp_path / "new.db", "import", str(file))
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert list(tmp_path.iterdir()) == [file]
+
+
 def test_nothing_is_deleted_without_a_yes(db: Path, tmp_path: Path) -> None:
     done = sessions(db, "delete", "s2")
     assert (done.exit_code, done.stderr) == (
@@ -275,6 +285,8 @@ def test_nothing_is_deleted_without_a_yes(db: Path, tmp_path: Path) -> None:
         with terminal("sessions", "delete", "s2", "--db", str(db), cwd=tmp_path, columns=90) as screen:
             screen.after("Delete session s2 with 50 messages? [y/N] ", keys)
             assert screen.finish() == code
+        assert ("\nnothing was changed\n" in shown(screen)) is left
+        assert "error" not in shown(screen)
         assert (sessions(db, "show", "s2").exit_code == 0) is left
     assert sessions(db, "delete", "s1", "--yes").exit_code == 0
     assert sessions(db, "delete", "s1", "--yes").exit_code == 1

@@ -31,8 +31,14 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 def database_file(db: Path | None) -> Path:
-    """The file that is meant: the option, the environment's, or the one of the current folder."""
-    return db or Path(os.environ.get(VARIABLE) or DEFAULT_FILE)
+    """The file that is meant: the option, the environment's, or the one of the current folder.
+
+    Raises `CommandFailed` for a folder.
+    """
+    path = db or Path(os.environ.get(VARIABLE) or DEFAULT_FILE)
+    if path.is_dir():
+        raise CommandFailed(f"{path} is a folder: name a file in it with --db or {VARIABLE}")
+    return path
 
 
 def existing_file(db: Path | None) -> Path:

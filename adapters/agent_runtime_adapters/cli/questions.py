@@ -86,10 +86,12 @@ def check(answers: Mapping[str, Any], run: UnfinishedRun | None) -> None:
     if run is None:
         return
     asked = {question.key: question for question in run.questions}
+    if answers and not asked:
+        raise CommandFailed("--answer: no question is open yet", hint="resume without --answer first")
     for key, value in answers.items():
         question = asked.get(key)
         if question is None:
-            keys = ", ".join(map(repr, asked)) or "nothing"
+            keys = ", ".join(map(repr, asked))
             raise CommandFailed(f"--answer: nobody asked for {key!r}; the run waits for {keys}")
         choices = _choices(question)
         if choices and value not in choices:

@@ -1,5 +1,6 @@
 """`agent-runtime sessions`: the conversations in a SQLite file."""
 
+import os
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ import anyio
 import msgspec
 import typer
 
-from agent_runtime import NotFound, Owner, Session, SessionManager, UnfinishedRun
+from agent_runtime import MemorySessionStore, NotFound, Owner, Session, SessionManager, UnfinishedRun
 from agent_runtime_adapters.cli.exits import EXIT_CODES, FAILED, CommandFailed
 from agent_runtime_adapters.cli.lines import Lines
 from agent_runtime_adapters.cli.place import (
@@ -24,7 +25,16 @@ from agent_runtime_adapters.cli.place import (
     sessions_in,
 )
 from agent_runtime_adapters.cli.terminal import console, notice
-from agent_runtime_adapters.cli.view import ago, facts, messages, session_facts, state, table, unfinished_facts
+from agent_runtime_adapters.cli.view import (
+    ago,
+    at_stake,
+    facts,
+    messages,
+    session_facts,
+    state,
+    table,
+    unfinished_facts,
+)
 
 T = TypeVar("T")
 Name = Annotated[str, typer.Argument(metavar="ID", help="The session.")]
@@ -65,7 +75,7 @@ def list_sessions(
         (item.session_id, item.agent_id, f"{item.message_count:,}", ago(item.updated_at), _remark(item, runs))
         for item, runs in found
     ]
-    table([("SESSION", "AGENT", "MESSAGES", "LAST WRITE", ""), *rows], console())
+    table([("SESSION", "AGENT", "MESSAGES", "LAST WRITE", "STATUS"), *rows], console())
     if total > len(found):
         notice(f"{total - len(found):,} more; --last {total} lists all")
 
@@ -156,7 +166,13 @@ def import_session(
     if not file.is_file():
         raise CommandFailed(f"{file} is not a file" if file.exists() else f"there is no file {file}")
     data = file.read_bytes()
-    made = _with(path, lambda manager: manager.import_session(data, owner=owner, session_id=session))
+
+    async def read(manager: SessionManager) -> Session:
+        async with manager:
+            return await manager.import_session(data, owner=owner, session_id=session)
+
+    anyio.run(read, SessionManager(MemorySessionStore()))  # what cannot be read makes no file
+    made = anyio.run(read, sessions_in(path))
     if as_json:
         _print_json(_document(made, ()))
     else:
@@ -169,8 +185,14 @@ def delete(
 ) -> None:
     """Delete a session with all that belongs to it."""
     path, owner = existing_file(db), Owner(tenant_id=tenant, user_id=user)
-    session = _with(path, lambda manager: _session(manager, session_id, owner, path))
-    _confirm(f"Delete session {session_id} with {session.message_count:,} messages?", yes)
+
+    async def read(manager: SessionManager) -> tuple[Session, tuple[UnfinishedRun, ...]]:
+        found = await _session(manager, session_id, owner, path)
+        return found, await manager.unfinished_runs(session_id, owner=owner)
+
+    session, runs = _with(path, read)
+    stake = dict.fromkeys(what for run in runs for what in at_stake(run))
+    _confirm(f"Delete session {session_id} with {session.message_count:,} messages?", yes, *stake)
     if not _with(path, lambda manager: manager.delete(session_id, owner=owner)):
         raise _missing(session_id, owner, path)
 
@@ -233,19 +255,22 @@ def _print_json(document: dict[str, Any]) -> None:
     typer.echo(msgspec.json.encode(document).decode())
 
 
-def _confirm(question: str, yes: bool) -> None:
+def _confirm(question: str, yes: bool, *remarks: str) -> None:
     if yes:
         return
     lines = Lines()
     if not lines.typed:
         raise CommandFailed("nobody is there to be asked", hint="--yes does it without asking")
+    for remark in remarks:
+        notice(remark)
     if (lines.next(f"{question} [y/N] ") or "").strip().lower() not in ("y", "yes"):
-        raise CommandFailed("nothing was changed", code=FAILED)
+        notice("nothing was changed")
+        raise typer.Exit(FAILED)
 
 
 def _write_new(path: Path, data: bytes) -> None:
     try:
-        file = path.open("xb")
+        file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")  # nobody else's to read
     except FileExistsError:
         raise CommandFailed(f"{path} exists already", hint="name another file, or remove it first") from None
     try:

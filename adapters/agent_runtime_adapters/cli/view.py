@@ -44,6 +44,16 @@ def state(run: UnfinishedRun) -> str:
     return _ENDS.get(run.status) or f"failed ({run.error_type or 'a bug'})"
 
 
+def at_stake(run: UnfinishedRun) -> Iterator[str]:
+    """What a person should know before the run is deleted."""
+    if run.status is RunStatus.RUNNING and run.held:
+        yield "a run is at work on it"
+    if run.questions:
+        yield "a run waits for an answer"
+    for name in run.in_doubt:
+        yield f"a call of {name!r} is in doubt"
+
+
 def table(rows: Sequence[Sequence[str]], out: Console) -> None:
     """Print rows, the first of them a heading, in columns; lines are cut at the width."""
     widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
