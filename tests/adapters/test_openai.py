@@ -10,6 +10,7 @@ import time
 from collections.abc import Coroutine, Generator, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -548,9 +549,11 @@ async def test_malformed_frames_give_an_answer_or_our_error(client: OpenAIClient
 @both
 async def test_cancelling_ends_the_upstream_call(client: OpenAIClient, chat_server: ChatServer, stream: bool) -> None:
     chat_server.answer = frames(GOOD, Pause())
-    with anyio.move_on_after(0.1) as scope:
-        await ask(client, stream=stream)
-    assert scope.cancelled_caught
+    async with anyio.create_task_group() as group:
+        group.start_soon(partial(ask, client, stream=stream))
+        assert await chat_server.asked_within(PROMPTLY)
+        group.cancel_scope.cancel()
+    assert group.cancel_scope.cancelled_caught
     assert await chat_server.hung_up_within(PROMPTLY)
 
 

@@ -146,6 +146,7 @@ class ChatServer:
         self.requests: list[Request] = []
         self.connections = 0
         self.hung_up = 0
+        self._asked = Semaphore(0)
         self._left = Semaphore(0)
         self.port = 0
 
@@ -153,6 +154,10 @@ class ChatServer:
     def url(self) -> str:
         """What a client takes as its base URL."""
         return f"http://127.0.0.1:{self.port}/v1"
+
+    async def asked_within(self, seconds: float) -> bool:
+        """Whether one more request comes in, waiting at most `seconds` for it."""
+        return await anyio.to_thread.run_sync(partial(self._asked.acquire, timeout=seconds))
 
     async def hung_up_within(self, seconds: float) -> bool:
         """Whether one more client leaves in the middle, waiting at most `seconds` for it."""
@@ -175,6 +180,7 @@ class ChatServer:
     async def _exchange(self, stream: SocketStream, received: BufferedByteReceiveStream) -> bool:
         request = await _read(received)
         self.requests.append(request)
+        self._asked.release()
         answer = self.script.popleft() if self.script else self.answer
         complete = False
         async with anyio.create_task_group() as group:
