@@ -4,6 +4,7 @@ import fcntl
 import os
 import pty
 import select
+import signal
 import struct
 import subprocess
 import termios
@@ -55,6 +56,12 @@ class Terminal:
         self.after(prompt, b"\x03")
         while not select.select([self._end], [], [], _UNHEEDED)[0]:
             self.press(b"\x03")
+
+    def end(self, number: signal.Signals) -> None:
+        """Send a signal that ends the program, and once more when nothing comes of it, for the same reason."""
+        self.process.send_signal(number)
+        while not select.select([self._end], [], [], _UNHEEDED)[0]:
+            self.process.send_signal(number)
 
     def press(self, keys: bytes) -> None:
         """Type."""

@@ -287,7 +287,7 @@ def test_a_signal_that_ends_the_program_ends_the_conversation_and_not_only_the_a
             screen.after(output)
             if output != "word3":
                 screen.after("> ")
-            screen.process.send_signal(number)
+            screen.end(number)
             assert screen.finish() == code
         assert shown(screen).endswith(words)
     [kept] = json.loads(invoke("sessions", "show", "s1", "--json").stdout)["unfinished_runs"]
