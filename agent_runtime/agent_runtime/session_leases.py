@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 
 from agent_runtime.background import Background
-from agent_runtime.errors import InvalidInput, SessionConflict, StoreUnavailable, Unknown
+from agent_runtime.errors import InvalidInput, OutcomeUnknown, SessionConflict, StoreUnavailable, Unknown
 from agent_runtime.ids import new_id
 from agent_runtime.journal import Journal
 from agent_runtime.payload import check_id
@@ -91,14 +91,14 @@ class SessionLeases(SessionAccess):
         """Take the lease, and with `entry` begin the run `holder`. `renew` and `release` are the caller's to do.
 
         While the session is held it looks again, until `anyio.current_time()` has reached `until`. Raises
-        `SessionConflict`, `NotFound`. Cancelled, it does not leave the session held.
+        `SessionConflict`, `NotFound`. Cancelled, or without an answer of the store, it does not leave the session held if it can.
         """
         pause = _FIRST_LOOK
         take = partial(self._store.acquire, owner, session_id, holder, seconds=seconds, ttl=self._ttl, entry=entry)
         while True:
             try:
                 outcome = await self._do(take)
-            except anyio.get_cancelled_exc_class():
+            except (anyio.get_cancelled_exc_class(), OutcomeUnknown):
                 with anyio.CancelScope(deadline=_later(self._limits.store), shield=True):
                     await self._undo(take, session_id, holder, owner, begun=entry is not None)
                 raise

@@ -419,6 +419,16 @@ async def test_a_write_that_is_never_answered_is_of_unknown_outcome(world: World
     assert store.calls.count("delete") == 1  # whose answer would not be the same again
 
 
+async def test_a_lease_whose_taking_was_never_answered_is_given_back(world: World) -> None:
+    store = Slow(world.store, ["acquire"] * 3)
+    sessions = SessionManager(store.as_store, limits=QUICK)
+    with pytest.raises(OutcomeUnknown):
+        await sessions.acquire("s", owner=ANN, holder="h", seconds=30, entry=b"begun")
+    assert not await sessions.stored_runs("s", owner=ANN)
+    async with world.sessions.lease("s", owner=ANN):
+        pass
+
+
 async def test_an_unknown_outcome_that_the_store_reports_is_tried_again(world: World) -> None:
     store = Mortal(world.store)
     times = 2
