@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 
 from agent_runtime import (
@@ -211,22 +212,28 @@ async def test_a_hook_is_not_asked_about_a_thread_that_is_still_at_work(
     sessions: SessionManager, session_id: str | None
 ) -> None:
     done: list[str] = []
-    go_on = threading.Event()
+    begun, go_on = threading.Event(), threading.Event()
 
     async def reconcile(call: ToolCall) -> str | None:
         return "it is paid" if "end" in done else None
 
-    @tool(timeout=0.02, reconcile=reconcile)
+    @tool(reconcile=reconcile)
     def charge(amount: int) -> str:
         done.append("start")
+        begun.set()
         go_on.wait(10)
         done.append("end")
         return "charged"
 
     @tool_middleware
     async def again(call: ToolCall, call_next: CallNext[ToolCall, ToolResult]) -> ToolResult:
-        with anyio.move_on_after(0.01):
-            return await call_next(call)
+        async def first() -> None:
+            await call_next(call)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(first)
+            await anyio.to_thread.run_sync(begun.wait)
+            group.cancel_scope.cancel()
         return await call_next(call)
 
     executor = shop(sessions, CHARGE, "done", tools=[charge], middleware=[again])

@@ -158,9 +158,9 @@ async def test_the_blocks_own_error_comes_out_as_it_is(world: World) -> None:
 async def test_a_lease_is_renewed_as_long_as_the_block_lasts(world: World) -> None:
     sessions = SessionManager(MemorySessionStore())
     await sessions.create(owner=ANN, agent_id="a", session_id="s")
-    async with sessions.lease("s", owner=ANN, ttl=0.09):
-        for _ in range(10):
-            await anyio.sleep(0.02)
+    async with sessions.lease("s", owner=ANN, ttl=1):
+        for _ in range(12):
+            await anyio.sleep(0.1)
             with pytest.raises(SessionConflict):
                 await sessions.append_messages("s", [HELLO], owner=ANN)
 
@@ -179,18 +179,19 @@ async def test_a_holder_that_lost_its_lease_is_stopped(world: World) -> None:
 async def test_a_store_that_is_away_for_a_moment_costs_no_lease(world: World) -> None:
     store = Moody(world.store)
     sessions = SessionManager(store.as_store)
-    async with sessions.lease("s", owner=ANN, ttl=0.3):
-        store.away = True
-        await anyio.sleep(0.15)
-        store.away = False
-        await anyio.sleep(0.2)
-    assert store.calls.count("renew") >= 2
+    held = await sessions.acquire("s", owner=ANN, holder="h", seconds=30)
+    async with sessions.renewing("s", held.token, owner=ANN, seconds=30, every=0.01):
+        for away in (True, False):
+            store.away = away
+            store.calls.clear()
+            while store.calls.count("renew") < 2:  # noqa: ASYNC110 - a call of the store sets no event
+                await anyio.sleep(0.005)
+    await sessions.release("s", held.token, owner=ANN)
     store.calls.clear()
-    with anyio.fail_after(0.6), pytest.raises(SessionConflict, match="was lost"):
-        async with sessions.lease("s", owner=ANN, ttl=0.15):
+    with anyio.fail_after(3), pytest.raises(SessionConflict, match="was lost"):
+        async with sessions.lease("s", owner=ANN, ttl=0.3):
             while "renew" not in store.calls:  # noqa: ASYNC110 - a call of the store sets no event
                 await anyio.sleep(0.005)
-            await anyio.sleep(0.01)
             store.away = True
             await anyio.sleep(5)
     store.away = False

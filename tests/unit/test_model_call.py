@@ -300,28 +300,27 @@ class Silent:
 
 
 @pytest.mark.parametrize(
-    ("client", "which", "limit"),
-    [(Silent(60), "first_token", 0.02), (Silent(0, 60), "idle", 0.03)],
+    ("client", "limits", "which", "limit"),
+    [(Silent(60), Limits(first_token=0.02), "first_token", 0.02), (Silent(0, 60), Limits(idle=0.03), "idle", 0.03)],
 )
-async def test_silence_ends_a_streamed_call(client: Silent, which: str, limit: float) -> None:
-    limits = Limits(first_token=0.02, idle=0.03)
+async def test_silence_ends_a_streamed_call(client: Silent, limits: Limits, which: str, limit: float) -> None:
     result, _ = await streamed(AgentExecutor(asks(client), limits=limits))
     assert isinstance(result.exception, CallTimeout)
     assert result.error_details == {"limit": limit, "which": which}
 
 
 async def test_pieces_that_keep_coming_keep_a_call_alive() -> None:
-    limits = Limits(first_token=0.1, idle=0.1)
-    result, events = await streamed(AgentExecutor(asks(Silent(*[0.01] * 20)), limits=limits))
+    limits = Limits(first_token=1, idle=1)
+    result, events = await streamed(AgentExecutor(asks(Silent(*[0.06] * 20)), limits=limits))
     assert result.success and len([event for event in events if isinstance(event, TextDelta)]) == 20
 
 
 async def test_the_time_in_which_the_consumer_is_slow_does_not_count_as_silence() -> None:
-    limits = Limits(idle=0.05, stream_events=2)
+    limits = Limits(idle=1, stream_events=2)
     async with AgentExecutor(asks(Silent(*[0] * 6)), limits=limits).stream(ASKED) as stream:
         async for event in stream:
-            if event == TextDelta(text="x"):
-                await anyio.sleep(0.06)
+            if event == ModelStarted():
+                await anyio.sleep(1.2)
     assert stream.result.success
 
 

@@ -401,6 +401,7 @@ async def test_the_threads_of_one_executor_are_bounded() -> None:
     running = most = 0
     lock = threading.Lock()
     pause = threading.Event()
+    together = threading.Barrier(3)
 
     @tool
     def work() -> None:
@@ -408,6 +409,7 @@ async def test_the_threads_of_one_executor_are_bounded() -> None:
         with lock:
             running += 1
             most = max(most, running)
+        together.wait(10)
         pause.wait(0.02)
         with lock:
             running -= 1

@@ -17,7 +17,6 @@ from agent_runtime import (
     CallNext,
     ErrorType,
     Layer,
-    Limits,
     MemorySessionStore,
     MiddlewarePipeline,
     ModelRequest,
@@ -69,7 +68,7 @@ def scripted(reply: ScriptedReply | Exception | None = None) -> ScriptedLLMClien
 
 def around(agent: Caller, records: list[LogRecord], *inside: Layer, bodies: bool = False) -> AgentExecutor:
     layer = LoggingMiddleware(records.append, bodies=bodies)
-    return AgentExecutor(agent, agent_id="a", middleware=[layer, *inside], limits=Limits(run=0.2))
+    return AgentExecutor(agent, agent_id="a", middleware=[layer, *inside])
 
 
 def outcomes(records: list[LogRecord]) -> list[tuple[object, ...]]:
@@ -89,7 +88,7 @@ async def test_one_record_per_call_and_run_in_the_order_in_which_they_end() -> N
     for record in records:
         assert (record.run_id, record.agent_id, record.session_id) == (result.run_id, "a", "s1")
         assert (record.user_id, record.tenant_id, record.trace_id) == ("u", "t1", None)
-        assert 0 <= record.duration_ms < 200
+        assert 0 <= record.duration_ms < 10_000
     assert (tool.tool, model.tool, run.tool) == ("search", None, None)
     assert (model.step, model.attempt, model.model) == (4, 1, "scripted")
     assert (model.input_tokens, model.output_tokens) == (7, 5)
@@ -174,16 +173,22 @@ async def test_a_layer_that_answers_with_a_failure_is_not_logged_as_success() ->
 
 async def test_a_cancelled_run_is_recorded_at_every_stage_that_it_was_in() -> None:
     records: list[LogRecord] = []
-    executor = around(Caller(scripted(ScriptedReply(delay=60))), records)
-    with anyio.move_on_after(0.05):
-        await executor.execute(ASKED)
+    scope = anyio.CancelScope()
+
+    def give_up(request: ModelRequest) -> ScriptedReply:
+        scope.cancel()
+        return ScriptedReply(delay=60)
+
+    with scope:
+        await around(Caller(ScriptedLLMClient([give_up])), records).execute(ASKED)
     cancelled = ("cancelled", logging.WARNING, ErrorType.CANCELLED, None)
     assert outcomes(records[1:]) == [("model_call", Stage.MODEL, *cancelled), ("agent_run", Stage.RUN, *cancelled)]
 
 
 async def test_a_run_that_its_deadline_ended_is_recorded_as_a_timeout() -> None:
     records: list[LogRecord] = []
-    result = await around(Caller(scripted(ScriptedReply(delay=60))), records).execute(ASKED)
+    executor = around(Caller(scripted(ScriptedReply(delay=60))), records)
+    result = await executor.execute(ASKED.replace(deadline=anyio.current_time() + 0.5))
     assert result.error_type is ErrorType.TIMEOUT
     assert [(r.outcome, r.error_type) for r in records[1:]] == [("cancelled", ErrorType.TIMEOUT)] * 2
 
