@@ -34,7 +34,7 @@ def run_program(*arguments: str, cwd: Path, lines: str = "", **variables: str) -
         input=lines,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
 

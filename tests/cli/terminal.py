@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.cli.program import COMMAND, environment, heed_ctrl_c
 
-_PATIENCE = 30.0
+_PATIENCE = 120.0
 _UNHEEDED = 3.0
 
 

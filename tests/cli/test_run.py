@@ -148,7 +148,7 @@ def test_a_terminal_gets_whole_words_in_its_width_and_no_foreign_control_charact
     with terminal("run", "app:streaming", "x", "--timeout", "1.5", cwd=app_folder, columns=60) as screen:
         assert screen.finish() == 1
     answer = screen.text.partition(ESCAPE)[0].splitlines()
-    assert len(answer) > 3
+    assert len(answer) > 1
     assert all(len(line) <= 60 for line in answer)
     assert " ".join(answer).split() == [f"word{number}" for number in range(len(" ".join(answer).split()))]
     with terminal("run", "app:executor", "x", cwd=app_folder, columns=60) as screen:
