@@ -38,7 +38,7 @@ class Budget:
 
 _TOOL = (
     "a tool call has limits and a deadline of its own, an anyio scope with a timer; each of the two model calls has retry, "
-    "accounting and limits"
+    "accounting and limits; and the call is remembered, so that an effect is not started twice"
 )
 _CHUNK = (
     "each chunk passes the edge's bookkeeping: sequence, restart, bytes that wait, and whether the consumer is gone; the "
@@ -64,7 +64,7 @@ BUDGETS: Mapping[str, Budget] = MappingProxyType(
         "A1": Budget("one run, no layers", 15, 0.19),
         "A2": Budget("one run, 10 layers that do nothing", 18, 1.10),
         "A3": Budget("one more layer that does nothing", 0.25, 0.098),
-        "A4": Budget("one run with a tool round trip, 10 run layers and 3 tool layers", 20, 4.2, 11.3, _TOOL),
+        "A4": Budget("one run with a tool round trip, 10 run layers and 3 tool layers", 20, 4.2, 14.0, _TOOL),
         "B1, no layers": Budget("one chunk of a stream", 1.0, 0.5, 2.5, _CHUNK),
         "B1, 10 layers": Budget("one chunk, 10 layers that pass it through", 1.0, 0.5, 2.5, _CHUNK),
         "B2": Budget("one chunk, 5 layers that look at it", 1.8, 0.86),
@@ -126,6 +126,10 @@ BUDGETS: Mapping[str, Budget] = MappingProxyType(
             "each turn is a record whose frame and checksum are looked at; the limit is quicker here, and the 420 µs are met",
         ),
         "D, after 10,000 turns": Budget("SQLite: a turn after 10,000 turns, beside one after 10", 1.25, 1),
+        "D9, append": Budget(
+            "memory: append a turn", 3, 0.57, 5.5, "the 3 µs are met; the operation is remembered, the lease looked at"
+        ),
+        "D9, load": Budget("memory: load 100 turns", 5, 0.8),
         # No limit is known for this one: it is what those for 1, 10 and 100 handlers leave when there is none.
         "F1, nobody listens": Budget(
             "publish, nobody subscribed",

@@ -11,10 +11,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
-from agent_runtime import Message, MessageBatch, Owner, Refusal, SessionFields, SessionQuota
+from agent_runtime import MemorySessionStore, Message, MessageBatch, Owner, Refusal, SessionFields, SessionQuota
 from agent_runtime_adapters.sqlite import SQLiteSessionStore
 from benchmarks import bare, bare_sqlite
-from benchmarks.harness import Case, Measure, Sides
+from benchmarks.harness import Case, Measure, Sides, per_call
 
 TTL = 3_600.0
 OWNER = Owner(tenant_id=None, user_id="ann")
@@ -135,10 +135,41 @@ async def after_a_long_history() -> AsyncGenerator[Sides]:
         yield Sides(limit=median(lambda: turn("s0")), ours=median(lambda: turn("s1")))
 
 
+@asynccontextmanager
+async def remembering(call: Literal["append", "load"]) -> AsyncGenerator[Sides]:
+    """The store of this process. The limit is a list in a dict, and the time of the last use beside it."""
+    store = MemorySessionStore()
+    await store.create(OWNER, "s0", FIELDS, SessionQuota(ttl=TTL), operation="create")
+    kept: dict[tuple[Owner, str], tuple[list[Message], list[float]]] = {(OWNER, "s0"): ([], [0.0])}
+    operations = itertools.count()
+
+    async def keep() -> int:
+        messages, used = kept[OWNER, "s0"]
+        messages.extend(BATCH.messages)
+        used[0] = time.time()
+        return len(messages)
+
+    async def load() -> list[Message]:
+        return kept[OWNER, "s0"][0][:]
+
+    async def append() -> object:
+        return await store.append(OWNER, "s0", BATCH, expected=None, ttl=TTL, operation=str(next(operations)))
+
+    if call == "append":
+        yield Sides(limit=per_call(keep), ours=per_call(append))
+        return
+    for _ in range(LOADED):
+        await keep()
+        await append()
+    yield Sides(limit=per_call(load), ours=per_call(lambda: store.messages(OWNER, "s0")))
+
+
 CASES = (
     appending("NORMAL"),
     appending("FULL"),
     Case("D5", "µs", appending_at_once),
     Case("D6", "µs", loading),
     Case("D, after 10,000 turns", "µs", after_a_long_history),
+    Case("D9, append", "µs", lambda: remembering("append")),
+    Case("D9, load", "µs", lambda: remembering("load")),
 )
