@@ -171,19 +171,19 @@ async def test_tools_at_once_are_ahead_by_one_event_each_at_most() -> None:
 
 
 async def test_the_clocks_for_silence_stand_still_while_the_consumer_is_the_slow_one() -> None:
-    limits = Limits(stream_events=2, first_token=0.05, idle=0.05)
+    limits = Limits(stream_events=2, first_token=0.5, idle=0.5)
     async with Fountain(10).executor(limits).stream(ASKED) as stream:
-        await anyio.sleep(0.15)
+        await anyio.sleep(0.7)
         for _ in range(5):
             await anext(stream)
-        await anyio.sleep(0.15)
+        await anyio.sleep(0.7)
         rest = [event async for event in stream]
     assert isinstance(rest[-1], RunCompleted) and stream.result.output == "done"
 
 
 async def test_and_go_on_afterwards() -> None:
     client = ScriptedLLMClient([ScriptedReply(chunks=("a", "b", "c", 60.0))])
-    limits = Limits(stream_events=2, first_token=0.05, idle=0.05)
+    limits = Limits(stream_events=2, idle=0.05)
     executor = AgentExecutor(config=CONFIG.model_copy(update={"retry_attempts": 1}), llm_client=client, limits=limits)
     async with executor.stream(ASKED) as stream:
         await anyio.sleep(0.1)
@@ -243,7 +243,7 @@ async def test_a_receiver_that_fails_at_any_event_ends_the_run() -> None:
 
 @pytest.mark.parametrize("limit", ["idle", "first_token"])
 async def test_a_receiver_that_hangs_in_a_model_call_ends_the_run(limit: str) -> None:
-    limits = Limits(idle=0.05) if limit == "idle" else Limits(idle=0.05, first_token=0.05)
+    limits = Limits(idle=0.5) if limit == "idle" else Limits(idle=0.5, first_token=0.5)
 
     async def emit(event: StreamEvent) -> None:
         if isinstance(event, TextDelta):

@@ -127,7 +127,7 @@ async def test_s10_two_retryable_failures_and_a_success_are_one_success() -> Non
     assert result.usage.requests == 3
     first, second = waits
     assert 0 <= first <= 0.02 and 0 <= second <= 0.04
-    assert first + second <= took < 1
+    assert first + second <= took < 5
 
 
 async def test_s10_the_bound_of_the_random_wait_doubles() -> None:

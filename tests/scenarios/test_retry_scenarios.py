@@ -26,7 +26,7 @@ ASKED = AgentContext(agent_id="support", user_id="ann", current_task="hi")
 
 async def test_s73_a_call_that_takes_too_long_once_is_made_again_and_succeeds() -> None:
     client = ScriptedLLMClient([ScriptedReply(text="late", delay=60), "in time"])
-    layers = [RetryMiddleware(delay=0), TimeoutMiddleware(model=0.05)]
+    layers = [RetryMiddleware(delay=0), TimeoutMiddleware(model=0.5)]
     executor = AgentExecutor(config=AgentConfig(name="support"), llm_client=client, middleware=layers)
     result = await executor.execute(ASKED)
     assert (result.success, result.output, result.attempts, client.calls) == (True, "in time", 2, 2)

@@ -89,7 +89,7 @@ async def test_s18_a_consumer_who_leaves_early_ends_the_run_and_pays_for_what_wa
         executor = AgentExecutor(
             config=AgentConfig(name="teller"), llm_client=client, middleware=[layer], event_bus=bus
         )
-        with anyio.fail_after(1):
+        with anyio.fail_after(5):
             async with executor.stream(ask()) as stream:
                 async for event in stream:
                     if isinstance(event, TextDelta):
