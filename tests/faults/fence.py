@@ -96,12 +96,13 @@ class Pause:
         await other.outcome()
         if had:
             self._tally.saw("while the other had only just taken over")
-        return self._judge(paused, had or None)
+        return self._judge(paused, had or None, other_paused=True)
 
     async def _complete(self, stale: set[int]) -> None:
         async with DURABLE[self._fences.store](self._folder) as store:
             sessions = SessionManager(store)
-            while await finished_turns(sessions, self._session) == 0:
+            # A turn that the other one has begun, after one that was finished when its worker was paused, is completed too.
+            while await finished_turns(sessions, self._session) == 0 or await store.runs(OWNER, self._session):
                 asked = next(line.asked for line in reversed(self._lines()) if line.what == "ended")
                 answers = true_answers(self._witness, self._session, asked)
                 worker = await started(work, msgspec.structs.replace(self._errand, answers=answers))
@@ -112,7 +113,7 @@ class Pause:
     def _lines(self) -> list[Line]:
         return self._witness.lines(self._session)
 
-    def _judge(self, paused: Worker, had: list[str] | None) -> set[int]:
+    def _judge(self, paused: Worker, had: list[str] | None, *, other_paused: bool = False) -> set[int]:
         """Its process id, where the run `had` these entries when another took it over; and what it did then."""
         if had is None:  # it was in the middle of a commit, or had finished
             self._tally.saw(NOT_TAKEN)
@@ -126,6 +127,8 @@ class Pause:
         ended = [line.text for line in own if line.what == "ended"]
         if any(line.what == "finished" for line in own):
             self._judge_finished(lines, paused.pid)
+        elif ended == ["store"] and other_paused:
+            self._tally.saw("told that the file is locked, by the other one that is paused in a commit")
         elif ended != ["conflict"]:
             self._tally.wrong(NO_CONFLICT, f"{self._session}: {ended}")
         return {paused.pid}
