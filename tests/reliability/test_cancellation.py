@@ -239,7 +239,7 @@ async def test_nothing_starts_after_the_deadline_whatever_a_layer_does(stage: St
         Stage.MODEL: model_middleware(insists),
         Stage.TOOL: tool_middleware(insists),
     }
-    result = await AgentExecutor(agent, middleware=[layers[stage]], limits=Limits(run=0.02)).execute(ASKED)
+    result = await AgentExecutor(agent, middleware=[layers[stage]], limits=Limits(run=0.1)).execute(ASKED)
     assert isinstance(result.exception, RunTimeout)
     assert started == [stage]
 
