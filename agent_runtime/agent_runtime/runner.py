@@ -275,18 +275,23 @@ class Runner:
             hold = self._holds[run.run_id] = Hold(terms, context, session_id, run.resume)
         context = await hold.enter(context)
         async with hold.attended(self._background()):
-            try:
-                result = _answered(await _asked(self._answer(context)), run)
-            except Exception as error:
-                if not hold.journal.questions or not is_suspension(error):
-                    raise
-                raise await hold.suspend() from error
-            hold.journal.ask_about_doubts()
-            if hold.journal.questions:  # or the agent asked, and something in it swallowed that
-                raise await hold.suspend()
+            result = await self._answered_or_suspended(context, hold)
         task = Message(role="user", content=context.current_task)
         new = result.messages or (Message(role="assistant", content=result.output),)
         await hold.finish((task, *new))
+        return result
+
+    async def _answered_or_suspended(self, context: AgentContext, hold: Hold) -> AgentResult:
+        journal = hold.journal
+        try:
+            result = _answered(await _asked(self._answer(context)), context.run)
+        except Exception as error:
+            if not journal.questions or not is_suspension(error):
+                raise
+            raise await hold.suspend() from error
+        journal.ask_about_doubts()
+        if journal.questions:  # or the agent asked, and something in it swallowed that
+            raise await hold.suspend()
         return result
 
 
