@@ -190,10 +190,6 @@ class Runner:
         run = context.run
         run.status = RunStatus.STARTING
         context = self._admitted(context, principal, resume)
-        if self._bus is not None:
-            await context.publish(EventType.AGENT_STARTED)
-        run.status = RunStatus.RUNNING
-        edge = run.edge
         result = await run.handlers.run(context)
         if not isinstance(result, AgentResult):  # pyright: ignore[reportUnnecessaryIsInstance]  # layers are users' code
             raise TypeError(
@@ -204,8 +200,9 @@ class Runner:
             raise AgentFailed(result.error or "a layer answered with success=False", result=result)
         if not result.output.isascii():
             result = result.replace(output=repair_text(result.output))
-        if edge.listening and run.executions == 0:
+        if run.executions == 0:
             await _started(context)
+        edge = run.edge
         if edge.listening and not edge.spoke and result.output:
             await context.emit(TextDelta(text=result.output))
         return result
@@ -256,7 +253,7 @@ class Runner:
             run.retries += 1
         try:
             context = _entrusted(context)
-            if run.edge.listening and run.executions == 1:
+            if run.executions == 1:
                 await _started(context)
             if self._terms is not None and context.session_id is not None:
                 return await self._in_session(context, self._terms, context.session_id)
@@ -318,7 +315,13 @@ def _entrusted(context: AgentContext) -> AgentContext:
 
 
 async def _started(context: AgentContext) -> None:
-    await context.run.edge.emit(RunStarted(run_id=context.run.run_id, agent_id=context.agent_id))
+    """Tell the bus and the stream that the run layers let the run in, or that one of them answered."""
+    run = context.run
+    if run.bus is not None:
+        await context.publish(EventType.AGENT_STARTED)
+    if run.edge.listening:
+        await run.edge.emit(RunStarted(run_id=run.run_id, agent_id=context.agent_id))
+    run.status = RunStatus.RUNNING
 
 
 def _asked(answer: Awaitable[AgentResult | str]) -> Awaitable[AgentResult | str]:

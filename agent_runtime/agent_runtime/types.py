@@ -205,7 +205,7 @@ class ModelResponse(Value, frozen=True, kw_only=True):
 class RunStatus(StrEnum):
     """Where a run stands. CREATED → STARTING → RUNNING → one of the others, which are final.
 
-    A run whose input is refused goes from STARTING to FAILED.
+    A run is STARTING until its layers have let it in; one that is refused goes from there to FAILED.
     """
 
     CREATED = "created"
