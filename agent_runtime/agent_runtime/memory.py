@@ -285,7 +285,7 @@ class MemorySessionStore:
         now, session = self._find(owner, session_id)
         if session is None:
             return Refusal.MISSING
-        count = session.counts.get(run_id)
+        count = session.counts.get(lease.holder)
         if lease != session.token:
             if count is None and batch is None and run_id not in session.runs:
                 return len(session.messages)
@@ -293,7 +293,7 @@ class MemorySessionStore:
         if count is None and batch is not None:
             if session.fields.closed:
                 return Refusal.CLOSED
-            count = session.add(batch, run_id)
+            count = session.add(batch, lease.holder)
         session.runs.pop(run_id, None)
         session.give_back()
         self._touch(session, now, ttl)

@@ -357,9 +357,10 @@ class SessionStore(Protocol):
     ) -> int | Refusal:
         """Add the messages, remove the run with its entries, give the lease back; return the message count.
 
-        The run need not have begun. The run id is the operation: once its messages are there, the count that they gave is
-        returned again, and without a batch a run that is not there is finished already (the lease is given back where it
-        holds). Refuses `MISSING` without the session, `FENCED`, and `CLOSED` with a batch.
+        The run need not have begun. The lease's holder is the operation, and finishes once: when its messages are there,
+        the count that they gave is returned again. Without a batch, a run that is not there is finished already (the
+        lease is given back where it holds). Refuses `MISSING` without the session, `FENCED`, also when another holder has
+        finished the run, and `CLOSED` with a batch.
         """
         ...
 

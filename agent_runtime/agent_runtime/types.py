@@ -205,7 +205,7 @@ class ModelResponse(Value, frozen=True, kw_only=True):
 class RunStatus(StrEnum):
     """Where a run stands. CREATED → STARTING → RUNNING → one of the others, which are final.
 
-    A run is STARTING until its layers have let it in; one that is refused goes from there to FAILED.
+    A run is STARTING until its layers have let it in; one that is refused or cut short there ends from there.
     """
 
     CREATED = "created"

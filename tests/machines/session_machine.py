@@ -299,18 +299,18 @@ class SessionStoreMachine(ModelledStore):
         if model is None:
             assert outcome is Refusal.MISSING
             return
-        done_before = run_id in model.counts or (batch is None and run_id not in model.runs)
+        done_before = lease.holder in model.counts or (batch is None and run_id not in model.runs)
         if lease == model.token or not done_before:
-            adds = batch is not None and run_id not in model.counts
+            adds = batch is not None and lease.holder not in model.counts
             refusals = {Refusal.FENCED: lease != model.token, Refusal.CLOSED: adds and model.fields.closed}
             if not self.done(outcome, refusals):
                 return
             if adds:
-                self.add(model, run_id, messages)
+                self.add(model, lease.holder, messages)
             model.runs.pop(run_id, None)
             model.token = None
             self.touch(model)
-        assert outcome == model.counts.get(run_id, len(model.messages))
+        assert outcome == model.counts.get(lease.holder, len(model.messages))
 
     @rule(key=keys, run_id=runs)
     def discard(self, key: Key, run_id: str) -> None:

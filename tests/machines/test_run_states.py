@@ -30,7 +30,7 @@ RUNS = 1_000 if os.environ.get("AGENT_RUNTIME_SOAK") == "1" else 200
 
 NEXT = {
     RunStatus.CREATED: {RunStatus.STARTING},
-    RunStatus.STARTING: {RunStatus.RUNNING, RunStatus.FAILED},  # refused at the entry, no layer was reached
+    RunStatus.STARTING: {RunStatus.RUNNING, RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.TIMEOUT},
     RunStatus.RUNNING: {RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.TIMEOUT},
 }
 ENDS = {

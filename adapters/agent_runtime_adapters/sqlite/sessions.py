@@ -337,14 +337,14 @@ class SQLiteSessionStore(SQLiteStore):
             session = rows.find(owner, session_id)
             if session is None:
                 return Refusal.MISSING
-            count = message_rows.count_of(rows, session, run_id)
+            count = message_rows.count_of(rows, session, lease.holder)
             if not session.is_leased(lease):
                 is_over = count is not None or (batch is None and run_rows.find(rows, session, run_id) is None)
                 return (session.message_count if count is None else count) if is_over else Refusal.FENCED
             if count is None and batch is not None and batch.messages:
                 if session.closed:
                     return Refusal.CLOSED
-                count = message_rows.add(rows, session, batch, run_id)
+                count = message_rows.add(rows, session, batch, lease.holder)
             run_rows.delete(rows, session, run_id)
             session.give_back()
             session.touch(rows.now, ttl)

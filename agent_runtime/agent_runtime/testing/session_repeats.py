@@ -188,14 +188,26 @@ class SessionRepeats(SessionContract):
 
     async def test_a_run_taken_up_after_its_end_ends_without_adding_again(self, store: SessionStore) -> None:
         s = self.calls(store)
-        lease = await s.furnish()
-        assert await s.finish(lease=lease) == 5
+        await s.create()
+        lease = done(await s.acquire("r", entry=b"first")).token
+        assert await s.finish(lease=lease) == 2
         again = done(await s.acquire("r", entry=b"again")).token
-        assert await s.finish(lease=lease) == 5
+        assert await s.finish(lease=lease) == 2
         assert (await s.entries(), some(await s.read()).holder) == ([b"again"], "r")
-        assert await s.finish(lease=again) == 5
+        assert await s.finish(lease=again) == 2
         assert (await s.runs(), some(await s.read()).holder) == ([], None)
-        assert await s.messages() == [HELLO, *TURN, *TURN]
+        assert await s.messages() == [*TURN]
+
+    async def test_a_run_that_another_has_finished_is_not_finished_again(self, store: SessionStore) -> None:
+        s = self.calls(store)
+        await s.create()
+        late = await s.leased("late", seconds=self.ttl * 0.1)
+        await s.record(1, b"begun", lease=late)
+        await self.advance(self.ttl * 0.2)
+        assert await s.finish([HELLO], lease=await s.leased("other")) == 1
+        for _ in range(2):
+            assert await s.finish([*TURN], lease=late) is Refusal.FENCED
+        assert await s.messages() == [HELLO]
 
     async def test_the_same_operation_in_two_sessions_is_two(self, store: SessionStore) -> None:
         for owner in OWNERS[:3]:
