@@ -172,7 +172,10 @@ class AgentExecutor:
     def batch(
         self, contexts: Iterable[AgentContext], *, max_concurrency: int = 8, principal: Principal | None = None
     ) -> AbstractAsyncContextManager[AsyncIterator[Item]]:
-        """Run all `contexts` and iterate over `(index, result)` as they end: `async with executor.batch(...) as done:`."""
+        """Run all `contexts` and iterate over `(index, result)` as they end: `async with executor.batch(...) as done:`.
+
+        A context is taken when there is room for it, so that a generator may give any number of them.
+        """
         return as_completed(self._plain(principal), contexts, max_concurrency=max_concurrency)
 
     def run_sync(

@@ -1,4 +1,6 @@
 import asyncio
+import sys
+from collections.abc import Iterator
 
 import anyio
 import pytest
@@ -89,6 +91,40 @@ async def test_leaving_early_cancels_what_still_runs() -> None:
         async for _ in done:
             break
     assert "b" in ended and executor.runs == {}
+
+
+async def test_contexts_are_taken_when_there_is_room_for_them() -> None:
+    taken = 0
+
+    def endless() -> Iterator[AgentContext]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield AgentContext(current_task="x")
+
+    async with AgentExecutor(echoes).batch(endless(), max_concurrency=2) as done:
+        for _ in range(5):
+            await anext(done)
+            await anyio.wait_all_tasks_blocked()
+    assert taken == 5 + 2 * 2  # two run or wait to be handed over, and two are handed over
+
+
+async def test_a_concurrency_without_an_end_starts_no_more_than_there_is() -> None:
+    results = await AgentExecutor(echoes).execute_batch((item for item in asked("a", "b")), max_concurrency=sys.maxsize)
+    assert [result.output for result in results] == ["a", "b"]
+
+
+async def test_what_the_iterable_raises_is_raised_after_the_results_before_it() -> None:
+    def broken() -> Iterator[AgentContext]:
+        yield from asked("a", "b", "c")
+        raise OSError("the disk is gone")
+
+    results: list[str] = []
+    with pytest.raises(OSError, match="the disk is gone"):
+        async with AgentExecutor(echoes).batch(broken(), max_concurrency=2) as done:
+            async for _, result in done:
+                results.append(result.output)
+    assert sorted(results) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
