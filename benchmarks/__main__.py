@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import a_runs, b_streams, c_waiting, d_stores, f_events, g_weight, h_values
+from benchmarks import a_runs, b_streams, c_waiting, d_stores, e_limits, f_events, g_weight, h_values
 from benchmarks.budgets import BUDGETS, Budget
 from benchmarks.harness import Case, Outcome, measure
 from benchmarks.report import json_lines, over_budget, replaced, row, table
@@ -19,6 +19,7 @@ CASES = (
     *b_streams.CASES,
     *c_waiting.CASES,
     *d_stores.CASES,
+    *e_limits.CASES,
     *f_events.CASES,
     *g_weight.CASES,
     *h_values.CASES,

@@ -54,6 +54,9 @@ _HANDLED = (
     "handler on the spot"
 )
 
+_CHECK = (
+    "a check says what remains and when it is back, and a key whose burst is whole again goes; the limit keeps all keys"
+)
 _APPEND = (
     "an append looks at owner, time, lease and repetition, and is found by its operation; the limit has none of it and is "
     "quicker here, and the {} µs are met"
@@ -130,6 +133,8 @@ BUDGETS: Mapping[str, Budget] = MappingProxyType(
             "memory: append a turn", 3, 0.57, 5.5, "the 3 µs are met; the operation is remembered, the lease looked at"
         ),
         "D9, load": Budget("memory: load 100 turns", 5, 0.8),
+        "E2": Budget("memory: one check of a rate limit", 1.5, 0.72, 2.4, _CHECK),
+        "E2, 3 limits": Budget("the same, three limits taken together or not at all", 4.5, 2.16, 3.5, _CHECK),
         # No limit is known for this one: it is what those for 1, 10 and 100 handlers leave when there is none.
         "F1, nobody listens": Budget(
             "publish, nobody subscribed",
