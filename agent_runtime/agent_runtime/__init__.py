@@ -1,7 +1,18 @@
 """The ASGI of agents: one onion of middleware around any agent, for streamed and plain runs alike."""
 
 from agent_runtime.agent import LLMAgent
+from agent_runtime.answer_key import (
+    AnswerKey,
+    Share,
+    client_identity,
+    model_answer_key,
+    note_effects,
+    run_answer_key,
+    shared_response,
+    shared_result,
+)
 from agent_runtime.config import AgentConfig
+from agent_runtime.config_document import ConfigDocument, ConfigFormat
 from agent_runtime.consumer import AgentStream, TextStream
 from agent_runtime.context import (
     Agent,
@@ -30,6 +41,7 @@ from agent_runtime.errors import (
     LimitExceeded,
     NotFound,
     OutcomeUnknown,
+    OutputInvalid,
     PermissionDenied,
     ProviderUnavailable,
     RateLimited,
@@ -50,6 +62,7 @@ from agent_runtime.errors import (
 from agent_runtime.event_log import EventLog, LogBounds, LoggedEvent, LogPage
 from agent_runtime.events import EventBus, EventHandler, EventType, SystemEvent, batched
 from agent_runtime.executor import AgentExecutor, reaches
+from agent_runtime.flight import SingleFlight
 from agent_runtime.hold import OnBusy
 from agent_runtime.journal import Durability
 from agent_runtime.key_value_store import (
@@ -59,7 +72,8 @@ from agent_runtime.key_value_store import (
     StoredValue,
     check_entry,
 )
-from agent_runtime.layer import BaseMiddleware, CallNext, model_middleware, tool_middleware
+from agent_runtime.layer import BaseMiddleware, CallNext, layer_stages, model_middleware, tool_middleware
+from agent_runtime.layer_options import LayerOption, layer_options
 from agent_runtime.limits import Limits
 from agent_runtime.lint import Finding, LayerKind, Placed, Stage
 from agent_runtime.memory import MemorySessionStore
@@ -68,6 +82,7 @@ from agent_runtime.memory_key_values import MemoryKeyValueStore
 from agent_runtime.memory_rate_limits import MemoryRateLimitStore
 from agent_runtime.model_call import retry_model, watch_stream
 from agent_runtime.pipeline import Layer, MiddlewarePipeline, when
+from agent_runtime.plugins import LayerClass, Plugin, installed_plugins, load_plugin
 from agent_runtime.rate_limit_store import (
     Allowance,
     Charge,
@@ -154,12 +169,15 @@ __all__ = (
     "AgentRuntimeError",
     "AgentStream",
     "Allowance",
+    "AnswerKey",
     "AuthenticationFailed",
     "BaseMiddleware",
     "CallNext",
     "CallTimeout",
     "Charge",
     "Checkpoint",
+    "ConfigDocument",
+    "ConfigFormat",
     "ConfigurationError",
     "Conflict",
     "ConsumerGone",
@@ -187,7 +205,9 @@ __all__ = (
     "LLMAgent",
     "LLMClient",
     "Layer",
+    "LayerClass",
     "LayerKind",
+    "LayerOption",
     "Lease",
     "LeaseToken",
     "LimitExceeded",
@@ -209,9 +229,11 @@ __all__ = (
     "NotFound",
     "OnBusy",
     "OutcomeUnknown",
+    "OutputInvalid",
     "Owner",
     "PermissionDenied",
     "Placed",
+    "Plugin",
     "Principal",
     "ProviderUnavailable",
     "Question",
@@ -245,6 +267,8 @@ __all__ = (
     "SessionQuota",
     "SessionStore",
     "Settlement",
+    "Share",
+    "SingleFlight",
     "Stage",
     "State",
     "StateKey",
@@ -278,14 +302,24 @@ __all__ = (
     "admit",
     "batched",
     "check_entry",
+    "client_identity",
     "decode_event",
     "encode_event",
     "error_type_of",
+    "installed_plugins",
+    "layer_options",
+    "layer_stages",
+    "load_plugin",
+    "model_answer_key",
     "model_middleware",
+    "note_effects",
     "reaches",
     "repair_text",
     "retry_model",
+    "run_answer_key",
     "safe_text",
+    "shared_response",
+    "shared_result",
     "tool",
     "tool_middleware",
     "translate",

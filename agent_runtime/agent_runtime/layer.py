@@ -135,6 +135,15 @@ def layer_name(layer: object) -> str:
     return name if isinstance(name, str) else type(layer).__name__
 
 
+def layer_stages(layer: object) -> tuple[Stage, ...]:
+    """The stages that a layer's class can work at: those whose method it has, or overrides."""
+    return tuple(
+        stage
+        for stage, method in METHODS.items()
+        if getattr(layer, method, None) not in (None, getattr(BaseMiddleware, method))
+    )
+
+
 def layer_calls(layer: Any) -> dict[Stage, Callable[..., Any]]:
     """Which stages `layer` works at, and by which function; a `TypeError` when it is no layer."""
     if inspect.isclass(layer):

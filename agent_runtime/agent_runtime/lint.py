@@ -151,12 +151,14 @@ class Placed(Value, frozen=True, kw_only=True):
     Attributes:
         origin: The module and name of its class or function.
         inside: The pipelines and conditions that it is nested in, the outermost first.
+        declared: Where a pipeline file declares it, `file:line`; empty where code does.
     """
 
     name: str
     kind: str
     origin: str = ""
     inside: tuple[str, ...] = ()
+    declared: str = ""
 
 
 def check(stage: Stage, layers: Sequence[Placed]) -> Iterator[Finding]:

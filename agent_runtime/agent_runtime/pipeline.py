@@ -1,8 +1,11 @@
 """The onion: how a list of layers becomes one handler per stage."""
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+import os
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from time import perf_counter
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
+
+import msgspec
 
 from agent_runtime.context import AgentContext, ModelRequest, ToolCall
 from agent_runtime.errors import ConfigurationError, error_type_of, safe_text, sole_error
@@ -19,6 +22,7 @@ from agent_runtime.layer import (
     layer_name,
 )
 from agent_runtime.lint import Finding, LayerKind, Placed, Stage, check, unreached
+from agent_runtime.pipeline_file import read_layers
 from agent_runtime.run import Handlers
 from agent_runtime.types import ModelResponse, ToolResult, Value
 
@@ -31,6 +35,7 @@ class _Slot(Value, frozen=True, kw_only=True):
     calls: dict[Stage, Callable[..., Any]]
     conditions: tuple[Conditional, ...] = ()
     inside: tuple[str, ...] = ()
+    declared: str = ""
 
     @property
     def kind(self) -> str:
@@ -52,6 +57,30 @@ class MiddlewarePipeline:
         for layer in layers:
             self.add(layer)
 
+    @classmethod
+    def from_config(
+        cls,
+        source: str | os.PathLike[str] | Mapping[str, Any],
+        *,
+        resources: Mapping[str, object] = {},
+        name: str = "MiddlewarePipeline",
+    ) -> Self:
+        """The pipeline that a TOML or YAML file describes, or a mapping of the same form.
+
+        Each entry of its `layers` has `use`, the name of an installed layer (see `load_plugin`), perhaps a `name` of its
+        own, and the layer's options. Where an option takes an object, `{ resource = "name" }` stands for the one in
+        `resources`; each of them is used. Nothing else is imported, looked up or run.
+
+        Raises `ConfigurationError`, with file, line and layer, for everything that is wrong with it.
+        """
+        found = read_layers(source, resources)
+        pipeline = cls((each.layer for each in found), name=name)
+        pipeline._slots = [
+            tuple(msgspec.structs.replace(slot, declared=each.where) for slot in slots)
+            for each, slots in zip(found, pipeline._slots, strict=True)
+        ]
+        return pipeline
+
     def add(self, layer: "Layer", *, before: str | None = None, after: str | None = None) -> None:
         """Append `layer`, or put it next to the layer of that name (`LookupError` when there is none)."""
         self._refuse_when_sealed("add")
@@ -62,7 +91,7 @@ class MiddlewarePipeline:
             raise ValueError(
                 f"the pipeline has a layer named {name!r} already; give one of them another name, with named()"
             )
-        slots = tuple(_slots(layer, (), ()))
+        slots = tuple(self._slots_of(layer, (), ()))
         place = len(self._layers)
         if before is not None:
             place = self._place(before)
@@ -153,10 +182,33 @@ class MiddlewarePipeline:
     def layers(self, stage: Stage) -> list[Placed]:
         """The layers that work at `stage`, the outermost first; those of nested pipelines in their place."""
         return [
-            Placed(name=slot.name, kind=slot.kind, origin=_source(slot.layer), inside=slot.inside)
+            Placed(
+                name=slot.name,
+                kind=slot.kind,
+                origin=_source(slot.layer),
+                inside=slot.inside,
+                declared=slot.declared,
+            )
             for slot in self._flat()
             if stage in slot.calls
         ]
+
+    @staticmethod
+    def _slots_of(layer: Any, conditions: tuple[Conditional, ...], inside: tuple[str, ...]) -> Iterator[_Slot]:
+        if isinstance(layer, MiddlewarePipeline):
+            layer.seal()
+            for slot in layer._flat():
+                yield msgspec.structs.replace(
+                    slot,
+                    conditions=(*conditions, *slot.conditions),
+                    inside=(*inside, layer.name, *slot.inside),
+                )
+        elif isinstance(layer, Conditional):
+            yield from MiddlewarePipeline._slots_of(layer.layer, (*conditions, layer), (*inside, layer.name))
+        else:
+            yield _Slot(
+                name=layer_name(layer), layer=layer, calls=layer_calls(layer), conditions=conditions, inside=inside
+            )
 
     def _flat(self) -> list[_Slot]:
         return [slot for slots in self._slots for slot in slots]
@@ -199,7 +251,8 @@ _CORES = {Stage.RUN: "the agent", Stage.MODEL: "the model client", Stage.TOOL: "
 
 def _describe(layer: Placed) -> str:
     inside = "".join(f", inside {name}" for name in layer.inside)
-    return f"{layer.name} ({layer.kind}) from {layer.origin}{inside}"
+    declared = f", declared in {layer.declared}" if layer.declared else ""
+    return f"{layer.name} ({layer.kind}) from {layer.origin}{inside}{declared}"
 
 
 def _source(layer: Any) -> str:
@@ -210,17 +263,6 @@ def _origin(thing: Any) -> str:
     if not hasattr(thing, "__qualname__"):
         return _origin(type(thing))
     return f"{thing.__module__}.{thing.__qualname__}"
-
-
-def _slots(layer: Any, conditions: tuple[Conditional, ...], inside: tuple[str, ...]) -> Iterator[_Slot]:
-    if isinstance(layer, MiddlewarePipeline):
-        layer.seal()
-        for child in layer:
-            yield from _slots(child, conditions, (*inside, layer.name))
-    elif isinstance(layer, Conditional):
-        yield from _slots(layer.layer, (*conditions, layer), (*inside, layer.name))
-    else:
-        yield _Slot(name=layer_name(layer), layer=layer, calls=layer_calls(layer), conditions=conditions, inside=inside)
 
 
 def _bind(

@@ -18,6 +18,7 @@ ANY_JSON: TypeAdapter[Any] = TypeAdapter(Any)
 
 # Google style: sections start at the margin, and a parameter's text may go on in deeper lines.
 _SECTION = re.compile(r"^(Args|Arguments|Returns|Raises|Yields|Examples?|Notes?):[ \t]*$", re.MULTILINE)
+_BLOCK = re.compile(r"(?:[ \t]*\n|[ \t]+\S.*\n?)*")  # what is indented under a section's title
 _PARAMETER = re.compile(r"^(\w+)(?: *\([^)\n]*\))?:(.*(?:\n[ \t]+\S.*)*)", re.MULTILINE)
 _typed_dict: Any = TypedDict  # the fields are known at run time only
 
@@ -64,7 +65,8 @@ def summary_of(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
     """The docstring's text before its first section, and what its "Args:" section says of each parameter."""
     text, *rest = _SECTION.split(inspect.getdoc(function) or "")
     sections = dict(zip(rest[::2], rest[1::2], strict=True))
-    listed = textwrap.dedent(sections.get("Args") or sections.get("Arguments") or "")
+    block = _BLOCK.match(sections.get("Args") or sections.get("Arguments") or "")
+    listed = textwrap.dedent(block[0] if block else "")
     return text.strip(), {found[1]: " ".join(found[2].split()) for found in _PARAMETER.finditer(listed)}
 
 

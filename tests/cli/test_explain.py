@@ -55,6 +55,7 @@ def test_explain_gives_the_same_to_programs() -> None:
         "kind": "logging",
         "origin": "agent_runtime_middleware.logging.LoggingMiddleware",
         "inside": [],
+        "declared": "",
     }
 
 
