@@ -299,11 +299,21 @@ class AgentContext(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 def _finished(step: int, response: ModelResponse) -> ModelFinished:
-    return ModelFinished(step=step, model=response.model, finish_reason=response.finish_reason, usage=response.usage)
+    return ModelFinished(
+        step=step,
+        model=response.model,
+        finish_reason=response.finish_reason,
+        usage=response.usage,
+        cached=response.cached,
+    )
 
 
 class LLMClient(Protocol):
-    """A language model. One method; a client that only has `async generate(prompt, **params)` is accepted too."""
+    """A language model. One method; a client that only has `async generate(prompt, **params)` is accepted too.
+
+    It may have an attribute `identity`: text that tells its answers from those of another client, such as endpoint and model,
+    and no secret. Caches go by it; without one, by the client's class and its `model`.
+    """
 
     async def complete(self, request: "ModelRequest", /) -> ModelResponse:
         """Return the whole answer; where `request.stream` is true, also push it in pieces through `request.emit`.
@@ -348,6 +358,7 @@ class RequestChanges(TypedDict, total=False):
     messages: tuple[Message, ...]
     tools: tuple[ToolDefinition, ...]
     parameters: Mapping[str, Any]
+    output_schema: Mapping[str, Any] | None
     attempt: int
     emit: Emit
     client: LLMClient
@@ -360,6 +371,8 @@ class ModelRequest(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         messages: All that the model reads, the system prompt first.
         tools: What the model may call.
         parameters: Provider parameters that are set: `model`, `temperature`, `max_tokens` …
+        output_schema: The JSON schema that the answer's text is to fit; the messages say so too, for clients that cannot
+            send it.
         step: Which model call of the run, from 0.
         attempt: Which try of this step, from 1; the layer that retries numbers them.
         stream: Whether pieces are wanted; true when a consumer or a layer with `needs_chunks` is there.
@@ -371,6 +384,7 @@ class ModelRequest(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     messages: tuple[Message, ...]
     tools: tuple[ToolDefinition, ...] = ()
     parameters: Mapping[str, Any] = {}
+    output_schema: Mapping[str, Any] | None = None
     step: int = 0
     attempt: int = 1
     stream: bool = False

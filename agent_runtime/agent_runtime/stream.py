@@ -51,12 +51,13 @@ class ModelStarted(StreamItem, frozen=True, kw_only=True, tag="model_started"):
 
 
 class ModelFinished(StreamItem, frozen=True, kw_only=True, tag="model_finished"):
-    """A model call gave its whole answer."""
+    """A model call gave its whole answer. `cached`: no model was asked for it."""
 
     step: int = 0
     model: str | None = None
     finish_reason: str | None = None
     usage: Usage = NO_USAGE
+    cached: bool = False
 
 
 class ToolStarted(StreamItem, frozen=True, kw_only=True, tag="tool_started"):

@@ -181,12 +181,16 @@ class Resume(Value, frozen=True, kw_only=True):
 
 
 class ModelResponse(Value, frozen=True, kw_only=True):
-    """What a model call gave. `message` has the role `assistant`; the text was emitted already when the call streamed."""
+    """What a model call gave. `message` has the role `assistant`; the text was emitted already when the call streamed.
+
+    `cached`: no model was asked for it. It was kept from before, or is the answer to another caller who asked the same.
+    """
 
     message: Message
     usage: Usage = NO_USAGE
     finish_reason: str = "stop"
     model: str | None = None
+    cached: bool = False
 
     @classmethod
     def of(cls, text: str, **fields: Any) -> "ModelResponse":
@@ -260,7 +264,8 @@ class AgentResult(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         messages: The messages that this run added to the conversation.
         execution_time_ms: Wall time of the run.
         attempts: 1 plus every repeated model call and repeated execution of the agent.
-        served_by: Who answered: the agent, a cache, or a layer that did not call the next.
+        served_by: Who answered: the agent, a cache (every model answer came from one, or the whole result), or a layer that
+            did not call the next.
         resumed_from: The run that this one went on with.
         questions: What a suspended run (`error_type` is `suspended`) waits for.
         exception: The error behind `error`, for code and logs.
