@@ -18,6 +18,7 @@ from agent_runtime import (
     ProviderUnavailable,
     Secret,
 )
+from agent_runtime_adapters.openai.output import response_format
 from agent_runtime_adapters.openai.provider import BROKEN, Provider
 from agent_runtime_adapters.openai.wire import Answer, Events, wire_message, wire_tool
 
@@ -39,6 +40,9 @@ class OpenAIClient:
     An open `client` is used as it is, only without retries, and never closed here; it must be over httpx2. Otherwise one
     is opened at the first use and closed by `aclose()` or the last exit of `async with`, which may be entered several
     times; then it may be used again, on another event loop too.
+
+    `structured_outputs` also sends the schema of an agent's output type as `response_format`, unless the parameters hold one;
+    many servers and older models refuse that. Without it the model reads the schema in its messages only.
     """
 
     def __init__(
@@ -51,10 +55,12 @@ class OpenAIClient:
         timeout: float = 60.0,
         headers: Mapping[str, str] | None = None,
         max_bytes: int = 64 << 20,
+        structured_outputs: bool = False,
     ) -> None:
         if client is not None and (base_url is not None or api_key is not None):
             raise ConfigurationError("an open client brings its own base_url and api_key: pass these, or client=")
         self.model = model
+        self.structured_outputs = structured_outputs
         self._base_url = base_url
         self._timeout = timeout
         self._max_bytes = max_bytes
@@ -66,6 +72,13 @@ class OpenAIClient:
         self._key = api_key if isinstance(api_key, Secret) or api_key is None else Secret(api_key)
         if client is None:
             self._bind()
+
+    @property
+    def identity(self) -> str:
+        """Endpoint and model: what tells this client's answers from another's. No key, no user and no query of the URL."""
+        url = self._given.base_url if self._given is not None else self._base_url
+        endpoint = httpx2.URL(str(url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"))
+        return f"{endpoint.netloc.decode('ascii')}{endpoint.path.rstrip('/')} {self.model or ''}"
 
     def _bind(self) -> None:
         """Decide which key goes to which endpoint, before anything is opened."""
@@ -157,6 +170,10 @@ class OpenAIClient:
         body: dict[str, Any] = {**request.parameters, "model": model, "messages": messages}
         if request.tools:
             body["tools"] = [wire_tool(tool) for tool in request.tools]
+        if self.structured_outputs and request.output_schema is not None:
+            format = response_format(request.output_schema)
+            if format is not None:
+                body.setdefault("response_format", format)
         if request.stream:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
         return body
