@@ -126,20 +126,12 @@ class Pause:
                 self._tally.wrong(ACCEPTED, f"{self._session}: entry {line.number}")
         ended = [line.text for line in own if line.what == "ended"]
         if any(line.what == "finished" for line in own):
-            self._judge_finished(lines, paused.pid)
+            self._tally.wrong(ACCEPTED, f"{self._session}: finish")
         elif ended == ["store"] and other_paused:
             self._tally.saw("told that the file is locked, by the other one that is paused in a commit")
         elif ended != ["conflict"]:
             self._tally.wrong(NO_CONFLICT, f"{self._session}: {ended}")
         return {paused.pid}
-
-    def _judge_finished(self, lines: Sequence[Line], paused: int) -> None:
-        """It was paused in its last write, and is answered as the one that has done that write: nothing is written twice."""
-        finished = [line.pid for line in lines if line.what == "finished"]
-        if finished == [finished[0], paused] and finished[0] != paused:
-            self._tally.saw("paused in their last write, and told that it is done: another worker has done it")
-        else:
-            self._tally.wrong(ACCEPTED, f"{self._session}: finish")
 
 
 def _loaded(lines: Sequence[Line], paused: int) -> list[str] | None:

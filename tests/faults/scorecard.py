@@ -44,9 +44,29 @@ CARD = (
     Line("R8", "random sequences of calls, compared with a model", BOTH, words=("tests.machines",)),
     Line("R12", "streams left at every event, in every way", ("any",), words=("tests.reliability.test_streams",)),
     Line("R17", "a service told to end, with SIGTERM, under load", ("sqlite",), "drain", 50),
+    Line("R18", "a thousand runs at once at the edge of a quota, in one process and in four", BOTH, "limits", 100),
     Line("R19", "what is stored, with a byte changed", BOTH, "damage", 10_000),
     Line("S3", "owners with names that look alike", BOTH, "isolation", 5_000),
     Line("S4", "hostile records", BOTH, "foreign", 1),
+    Line(
+        "S5", "secrets in 12 places, looked for in all that is told", ("any",), words=("tests.security.test_canaries",)
+    ),
+    Line(
+        "S7",
+        "every pattern, at one, two and four times the length",
+        ("any",),
+        words=("tests.reliability.test_regexes",),
+    ),
+    Line("S9", "text that would forge a log line", ("any",), words=("tests.security.test_log_lines",)),
+    Line(
+        "S12", "100,000 users, tenants, agents, models and tools", ("any",), words=("tests.reliability.test_metrics",)
+    ),
+    Line(
+        "F",
+        "answers kept and shared: crossed, failed, stampeding, revoked",
+        ("any",),
+        words=("tests.reliability.test_cache",),
+    ),
 )
 
 
@@ -72,7 +92,7 @@ def tested() -> ElementTree.Element:
     """What pytest says of the tests that are figures, with the full counts."""
     if not TESTED.is_file() or TESTED.stat().st_mtime < committed_at():
         FOLDER.mkdir(parents=True, exist_ok=True)
-        places = ["tests/machines", "tests/reliability/test_streams.py"]
+        places = ["tests/machines", "tests/security", "tests/reliability"]
         subprocess.run(
             [sys.executable, "-m", "pytest", "-q", *places, f"--junitxml={TESTED}"],
             cwd=ROOT,

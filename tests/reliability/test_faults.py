@@ -10,6 +10,7 @@ from tests.faults.fence import fence
 from tests.faults.figures import SOAK, Figure, Program, kept
 from tests.faults.isolation import CALLED, isolation
 from tests.faults.kill import kill
+from tests.faults.limits import limits
 from tests.faults.outage import outage
 from tests.faults.places import DURABLE, STORES
 from tests.faults.race import race
@@ -77,6 +78,11 @@ def test_a_store_call_that_fails_loses_and_repeats_nothing(store: str) -> None:
 @durable
 def test_a_service_that_is_told_to_end_leaves_every_run_ended_or_resumable(store: str) -> None:
     made(drain, store, few=2, full=50)
+
+
+@every
+def test_at_the_edge_of_a_quota_no_run_too_many_is_let_in_and_none_too_few(store: str) -> None:
+    made(limits, store, few=2, full=100)
 
 
 @every
