@@ -1,10 +1,18 @@
 """Each shipped layer keeps the promises of `MiddlewareContract`."""
 
-from agent_runtime import Layer
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.trace import TracerProvider
+from tests.stores.waited import waited
+
+from agent_runtime import Layer, MemoryKeyValueStore
 from agent_runtime.testing import MiddlewareContract
 from agent_runtime_middleware.auth import ApiKeys, AuthMiddleware
+from agent_runtime_middleware.cache import CacheMiddleware
 from agent_runtime_middleware.logging import LoggingMiddleware
+from agent_runtime_middleware.rate_limit import Quota, RateLimitMiddleware
 from agent_runtime_middleware.retry import RetryMiddleware
+from agent_runtime_middleware.single_flight import SingleFlightMiddleware
+from agent_runtime_middleware.telemetry import MetricsMiddleware, TracingMiddleware
 from agent_runtime_middleware.timeout import TimeoutMiddleware
 
 
@@ -19,10 +27,67 @@ class TestLoggingMiddleware(MiddlewareContract):
 
 
 class TestRetryMiddleware(MiddlewareContract):
+    may_call_again = True
+
     def make(self) -> Layer:
         return RetryMiddleware(delay=0)
 
 
 class TestTimeoutMiddleware(MiddlewareContract):
     def make(self) -> Layer:
-        return TimeoutMiddleware(run=5, model=5, tool=5, first_token=5, idle=5)
+        return TimeoutMiddleware(run=60, model=60, tool=60, first_token=60, idle=60)
+
+
+class TestRateLimitMiddleware(MiddlewareContract):
+    def make(self) -> Layer:
+        return RateLimitMiddleware([Quota(requests=100_000, per=60), Quota(tokens=100_000_000, per=60)])
+
+
+class TestRateLimitMiddlewareAtTheRunStage(MiddlewareContract):
+    def make(self) -> Layer:
+        return RateLimitMiddleware([Quota(tokens=100_000_000, per=60)], stage="run")
+
+
+class TestCacheMiddleware(MiddlewareContract):
+    def make(self) -> Layer:
+        return CacheMiddleware(MemoryKeyValueStore(max_entries=self.runs // 5))
+
+
+class TestCacheMiddlewareOverAStoreThatIsWaitedFor(MiddlewareContract):
+    def make(self) -> Layer:
+        return CacheMiddleware(waited(MemoryKeyValueStore(max_entries=self.runs // 5)), stale=300)
+
+
+class TestCacheMiddlewareAtTheRunStage(MiddlewareContract):
+    def make(self) -> Layer:
+        return CacheMiddleware(MemoryKeyValueStore(max_entries=self.runs // 5), stage="run")
+
+
+class TestSingleFlightMiddleware(MiddlewareContract):
+    def make(self) -> Layer:
+        return SingleFlightMiddleware()
+
+
+class TestSingleFlightMiddlewareAtTheRunStage(MiddlewareContract):
+    def make(self) -> Layer:
+        return SingleFlightMiddleware(stage="run")
+
+
+class TestTracingMiddleware(MiddlewareContract):
+    def make(self) -> Layer:
+        return TracingMiddleware(TracerProvider(shutdown_on_exit=False), content=True)
+
+
+class TestTracingMiddlewareWithoutAnSdk(MiddlewareContract):
+    def make(self) -> Layer:
+        return TracingMiddleware()
+
+
+class TestMetricsMiddleware(MiddlewareContract):
+    def make(self) -> Layer:
+        return MetricsMiddleware(MeterProvider(shutdown_on_exit=False))
+
+
+class TestMetricsMiddlewareWithoutAnSdk(MiddlewareContract):
+    def make(self) -> Layer:
+        return MetricsMiddleware()
