@@ -86,6 +86,7 @@ def test_every_command_has_a_whole_line_of_help_at_60_columns(tmp_path: Path) ->
     commands = done.stdout.partition("Commands:\n")[2].splitlines()
     assert [line.split()[0] for line in commands] == [
         "run",
+        "batch",
         "chat",
         "resume",
         "demo",
@@ -108,7 +109,7 @@ def test_the_documentation_names_every_command(tmp_path: Path) -> None:
         assert f"agent-runtime sessions {name} " in page or f"agent-runtime sessions {name}\n" in page
 
 
-@pytest.mark.parametrize("command", ["run", "chat", "resume", "sessions", "demo"])
+@pytest.mark.parametrize("command", ["run", "batch", "chat", "resume", "sessions", "demo"])
 def test_the_exit_codes_are_in_the_help(command: str) -> None:
     words = " ".join(invoke(command, "--help").stdout.split())
     assert re.search(r"Exit codes: 0 success; 1 .*; 2 .*; 3 .*; 130 .*; 141 .*\.", words)

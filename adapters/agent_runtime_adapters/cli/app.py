@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from agent_runtime_adapters.cli.batch import batch
 from agent_runtime_adapters.cli.chat import chat
 from agent_runtime_adapters.cli.demo import demo
 from agent_runtime_adapters.cli.doctor import doctor
@@ -56,6 +57,7 @@ def _root(
 
 
 app.command()(run)
+app.command()(batch)
 app.command()(chat)
 app.command()(resume)
 app.add_typer(sessions, name="sessions")

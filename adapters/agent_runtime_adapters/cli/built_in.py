@@ -15,7 +15,7 @@ from agent_runtime_middleware.timeout import TimeoutMiddleware
 _LIMITS = Limits(run=300, lease=6.0, lease_renewal=2.0)  # one person waits for it, when the process was killed
 
 
-def built_in(sessions: SessionManager, docs: Path | None) -> tuple[AgentExecutor, str]:
+def built_in(sessions: SessionManager | None, docs: Path | None) -> tuple[AgentExecutor, str]:
     """The executor, and what it is in words.
 
     The model that the environment chooses. With `docs`, or where no model is chosen, the documentation assistant of the

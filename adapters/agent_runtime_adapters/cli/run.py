@@ -10,9 +10,18 @@ import anyio
 import msgspec
 import typer
 
-from agent_runtime import AgentContext, AgentExecutor, AgentResult, BaseMiddleware, CallNext, ConfigurationError, Owner
+from agent_runtime import (
+    AgentContext,
+    AgentExecutor,
+    AgentResult,
+    BaseMiddleware,
+    CallNext,
+    ConfigurationError,
+    Owner,
+    Secret,
+)
 from agent_runtime_adapters.cli.exits import EXIT_CODES, FAILED, WAITS, CommandFailed, Interrupted
-from agent_runtime_adapters.cli.place import DEFAULT_USER, Database, Place, credential, remembering
+from agent_runtime_adapters.cli.place import DEFAULT_USER, Database, Place, Tenant, credential, remembering
 from agent_runtime_adapters.cli.questions import told
 from agent_runtime_adapters.cli.streaming import run_to_end, streamed
 from agent_runtime_adapters.cli.target import load_executor
@@ -22,36 +31,34 @@ Target = Annotated[
     str, typer.Argument(metavar="MODULE:ATTRIBUTE", help="An AgentExecutor, or a function that makes one.")
 ]
 
+User = Annotated[
+    str | None, typer.Option("--user", metavar="NAME", help="Whose run it is. [default: local, or the key's owner]")
+]
+Key = Annotated[
+    str | None,
+    typer.Option("--api-key-env", metavar="NAME", help="The environment variable that holds the credential."),
+]
+Timeout = Annotated[float | None, typer.Option("--timeout", metavar="SECONDS", help="When the run must have ended.")]
+
 
 def run(
     target: Target,
     task: Annotated[str, typer.Argument(metavar="TASK", help="What the user asks.")],
-    user: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Whose run it is. [default: local, or the key's owner]")
-    ] = None,
-    tenant: Annotated[str | None, typer.Option(metavar="NAME", help="The user's tenant.")] = None,
+    user: User = None,
+    tenant: Tenant = None,
     session: Annotated[str | None, typer.Option(metavar="ID", help="The conversation to go on with.")] = None,
     db: Database = None,
-    api_key_env: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The environment variable that holds the credential.")
-    ] = None,
-    timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="When the run must have ended.")] = None,
+    api_key_env: Key = None,
+    timeout: Timeout = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document at the end.")] = False,
     no_stream: Annotated[bool, typer.Option("--no-stream", help="Print the answer at the end, in one piece.")] = False,
 ) -> None:
     """Run a task through an executor of yours."""
     keep_logs_out()
     executor = load_executor(target) if session is None else remembering(target, db)
-    if timeout is not None and not 0 < timeout < math.inf:
-        raise CommandFailed(f"--timeout: {timeout:g} is not a number of seconds above zero")
+    check_timeout(timeout)
     key = None if api_key_env is None else credential(api_key_env)
-    context = AgentContext(
-        current_task=task,
-        user_id=user or ("" if key else DEFAULT_USER),
-        tenant_id=tenant,
-        session_id=session,
-        credential=key,
-    )
+    context = asked_by(user, tenant, key).replace(current_task=task, session_id=session)
     whose = _Whose(Owner(tenant_id=tenant, user_id=user or DEFAULT_USER))
     if key is not None:
         with suppress(ConfigurationError):  # a pipeline that is sealed: what is told names the owner that was given
@@ -76,6 +83,17 @@ def run(
 
 
 run.__doc__ = f"{run.__doc__}\n\n{EXIT_CODES}"
+
+
+def check_timeout(seconds: float | None) -> None:
+    """Raise `CommandFailed` for a timeout that is none."""
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise CommandFailed(f"--timeout: {seconds:g} is not a number of seconds above zero")
+
+
+def asked_by(user: str | None, tenant: str | None, key: Secret | None) -> AgentContext:
+    """A context for whom the options name; with a key and no user, its owner."""
+    return AgentContext(user_id=user or ("" if key else DEFAULT_USER), tenant_id=tenant, credential=key)
 
 
 class _Whose(BaseMiddleware):

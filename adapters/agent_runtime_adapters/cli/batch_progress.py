@@ -1,0 +1,66 @@
+"""How far a batch is: a bar on a terminal, now and then a line elsewhere."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from time import monotonic
+from typing import Protocol
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from agent_runtime_adapters.cli.batch_summary import Tally
+from agent_runtime_adapters.cli.terminal import console, notice
+
+_EVERY = 5.0  # seconds between two lines
+
+
+class Told(Protocol):
+    """Is told after each line; what has ended since is in the tally."""
+
+    def __call__(self) -> None: ...
+
+
+@contextmanager
+def progress(tally: Tally, total: int, *, bar: bool) -> Generator[Told]:
+    """Shows on standard error how many of `total` lines have ended, until the block is left."""
+    before = tally.ended
+    if not bar:
+        yield _Lines(tally, before, total)
+        return
+    columns = (
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:,.1f}/s", style="dim"),
+        TextColumn("{task.fields[failed]}", style="red"),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=console(stderr=True), transient=True, expand=True) as shown:
+        began = monotonic()
+        task = shown.add_task("", total=total, rate=0.0, failed=_failures(tally))
+
+        def tell() -> None:
+            done = tally.ended - before
+            shown.update(task, completed=done, rate=done / (monotonic() - began), failed=_failures(tally))
+
+        yield tell
+
+
+def _failures(tally: Tally) -> str:
+    failed = tally.failed.total()
+    return f"{failed:,} failed" if failed else ""
+
+
+class _Lines:
+    """One line on standard error, every few seconds while lines end."""
+
+    def __init__(self, tally: Tally, before: int, total: int) -> None:
+        self._tally = tally
+        self._before = before
+        self._total = total
+        self._said = monotonic()
+
+    def __call__(self) -> None:
+        now = monotonic()
+        if now - self._said >= _EVERY:
+            self._said = now
+            words = (f"{self._tally.ended - self._before:,} of {self._total:,} lines", _failures(self._tally))
+            notice(", ".join(filter(None, words)))
