@@ -10,7 +10,9 @@ ANSWERED = {
     *range(40, 48),  # events
     *range(48, 58),  # sessions and checkpoints
     *(63, 64, 65),  # who gets in
-    *(73, 75, 77),  # resilience and tools
+    *(67, 68),  # how much is admitted
+    *(69, 72),  # what may go in
+    *(73, 75, 77, 79),  # resilience and tools
 }
 
 
