@@ -18,8 +18,8 @@ MAX_VALUES = 10_000
 
 # The core schema of YAML 1.2, and no more: `no` is a text, and so are `1:30`, `010` and `2026-01-01`.
 _WORDS: dict[str, bool | None] = {"": None, "~": None, "null": None, "true": True, "false": False}
-_INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,18})")
-_NUMBER = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+_INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
+_NUMBER = re.compile(r"[-+]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 _SPECIAL = {".inf": math.inf, "+.inf": math.inf, "-.inf": -math.inf, ".nan": math.nan}
 
 
@@ -38,7 +38,7 @@ class YamlDocument:
         except yaml.MarkedYAMLError as error:
             place = _place(error.problem_mark or error.context_mark)
             raise ConfigurationError(f"{self._at(place)}: {error.problem or error.context}") from error
-        except (yaml.YAMLError, ValueError, ArithmeticError) as error:  # a character that is none
+        except (yaml.YAMLError, ValueError, ArithmeticError) as error:  # a character that is none, a number too long
             raise ConfigurationError(f"{name}: {error}") from error
         self._places = reader.places
 

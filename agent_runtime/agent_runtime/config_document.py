@@ -13,7 +13,6 @@ from agent_runtime.plugins import FORMATS, declared, load, shown, sole
 
 MAX_FILE_BYTES = 1 << 20
 _MAX_STATEMENT = 200  # lines of one value; in a longer one no further position is looked for
-_PLACE = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
 
 KeyPath: TypeAlias = Sequence[str | int]
 """The keys and places that lead to a value: `("layers", 1, "run")`."""
@@ -145,8 +144,8 @@ class TomlDocument:
             return None
 
     def _syntax(self, words: str) -> str:
-        match = _PLACE.fullmatch(words)
-        if match is None:
-            return f"{self._name}: {words}"
-        line, column = (match[2], match[3]) if match[2] else (len(self._lines), len(self._lines[-1]) + 1)
-        return f"{self._name}:{line}:{column}: {match[1][:1].lower()}{match[1][1:]}"
+        """What `tomllib` says, `Words (at line 3, column 5)`, with the place in front."""
+        reason, _, place = words.rpartition(" (at ")
+        end = [str(len(self._lines)), str(len(self._lines[-1]) + 1)]
+        numbers = re.findall(r"\d+", place) or end  # it may say "at end of document"
+        return f"{self._name}:{':'.join(numbers)}: {reason[:1].lower()}{reason[1:]}"

@@ -17,6 +17,7 @@ from agent_runtime.types import Value
 _union: Any = Union  # the members are known at run time only
 _STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
 _PLACE = re.compile(r"(.*?)(?: - at `\$(.*)`)?", re.DOTALL)
+_OPENING = re.compile(r"Expected|Invalid|Object")  # msgspec's own; other words are of the class that refuses
 
 
 class LayerOption(Value, frozen=True, kw_only=True):
@@ -26,6 +27,7 @@ class LayerOption(Value, frozen=True, kw_only=True):
         name: As it is written in a file and in code.
         type: What it takes, as Python writes it.
         default: What it is when left out, as Python writes it; `None` where it is required.
+        required: Whether it must be given.
         resource: Whether it takes an object of the program, which a file names by `{ resource = "name" }`.
         description: What the docstring's "Args:" section says of it.
     """
@@ -102,7 +104,10 @@ def option_value(parameter: inspect.Parameter, value: object, resources: Mapping
 
 
 class _Shape:
-    """What a type lets in: data, objects of the program, or both."""
+    """What a type lets in: data, objects of the program, or both.
+
+    What says nothing (`Any`) takes objects only: a layer that expects a type or a function might evaluate a text.
+    """
 
     def __init__(self, hint: Any) -> None:
         self._hint = hint
@@ -111,11 +116,11 @@ class _Shape:
         data = [
             member
             for member, info in zip(self._members, infos, strict=True)
-            if not isinstance(info, msgspec.inspect.CustomType | None)
+            if not isinstance(info, msgspec.inspect.CustomType | msgspec.inspect.AnyType | None)
         ]
         whole = _union[tuple(data)] if data and data != [NoneType] else None
         self._data = None if whole is None or _info(whole) is None else whole
-        self.objects = any(_holds_objects(info) for info in infos)
+        self.objects = self._data is None or any(_holds_objects(info) for info in infos)
 
     def take(self, value: object, resources: Mapping[str, object]) -> object:
         """`value`, converted or replaced by the resource that it names. Raises `Misfit`."""
@@ -146,7 +151,7 @@ def _converted(value: object, hint: Any) -> object:
         reason, place = (match[1], match[2] or "") if match else (str(error), "")
         path = tuple(int(index) if index else key for key, index in _STEP.findall(place))
         at = f" at {place.lstrip('.')}" if place else ""
-        raise Misfit(f"{reason[:1].lower()}{reason[1:]}{at}", path) from error
+        raise Misfit(f"{_OPENING.sub(lambda word: word[0].lower(), reason)}{at}", path) from error
     except (OverflowError, RecursionError) as error:
         raise Misfit(f"cannot take this value: {error}") from error
 
@@ -166,11 +171,12 @@ def _referred(value: object) -> str | None:
 def _fits(value: object, member: Any) -> bool:
     """Whether `value` is one, as far as can be said of it."""
     kind = get_origin(member) or member
-    if not inspect.isclass(kind):
-        return True
     if is_protocol(kind):
         return all(hasattr(value, name) for name in get_protocol_members(kind))
-    return isinstance(value, kind)
+    try:
+        return isinstance(value, kind)
+    except TypeError:  # `Any`, and what else is no class
+        return True
 
 
 def _info(hint: Any) -> msgspec.inspect.Type | None:

@@ -129,7 +129,7 @@ class _Entry:
         try:
             return option_value(parameter, value, resources)
         except Misfit as error:
-            self.refuse(f"option {parameter.name!r} {error}", parameter.name, *error.path)
+            self.refuse(f"option {parameter.name!r}: {error}", parameter.name, *error.path)
 
     def _renamed(self, layer: object, name: object) -> BaseMiddleware:
         if not isinstance(name, str) or not name:

@@ -107,9 +107,9 @@ def shown(name: object) -> str:
 
 
 def suggestion(name: str, known: Sequence[str]) -> str:
-    """`; did you mean …?` where one of `known` is close."""
+    """` (did you mean …?)` where one of `known` is close."""
     close = get_close_matches(name[:_SHOWN], known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 _SHOWN = 60  # characters

@@ -1,4 +1,4 @@
-"""`agent-runtime lint`: what is unsafe in an executor's onion."""
+"""`agent-runtime lint`: what is unsafe in an executor's onion, or a pipeline file."""
 
 from typing import Annotated
 
@@ -8,21 +8,20 @@ from rich.text import Text
 
 from agent_runtime import Finding
 from agent_runtime_adapters.cli.exits import FAILED
-from agent_runtime_adapters.cli.run import Target
-from agent_runtime_adapters.cli.target import load_executor
+from agent_runtime_adapters.cli.target import Onion, load_onion
 from agent_runtime_adapters.cli.terminal import console, entry, printable
 
 _STYLES = {"error": "bold red", "warning": "bold yellow"}
 
 
 def lint(
-    target: Target, as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False
+    target: Onion, as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False
 ) -> None:
     """Report unsafe orders of layers.
 
     Each with its code, its reason and what to do. Exit code 1 when one of them is an error.
     """
-    findings = load_executor(target).lint()
+    findings = load_onion(target).lint()
     errors = sum(finding.severity == "error" for finding in findings)
     if as_json:
         typer.echo(msgspec.json.encode({"errors": errors, "findings": findings}).decode())

@@ -5,12 +5,43 @@ import inspect
 import sys
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from agent_runtime import AgentExecutor, AgentRuntimeError
+import typer
+
+from agent_runtime import AgentContext, AgentExecutor, AgentRuntimeError, MiddlewarePipeline, Stage, reaches
 from agent_runtime_adapters.cli.exits import CommandFailed, described
 
 _FORM = "write MODULE:ATTRIBUTE, such as app:executor for `executor` in app.py"
+
+Onion = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODULE:ATTRIBUTE|FILE", help="An AgentExecutor, a function that makes one, or a pipeline file."
+    ),
+]
+
+_PIPELINE_FILES = (".toml", ".yaml", ".yml")
+
+
+def is_pipeline_file(target: str) -> bool:
+    """Whether `target` names a file with a pipeline, not an executor."""
+    return Path(target).suffix.lower() in _PIPELINE_FILES
+
+
+def load_onion(target: str) -> AgentExecutor:
+    """The executor that `target` names; of a pipeline file, its layers around an agent that reaches every stage.
+
+    Raises `CommandFailed`, and `ConfigurationError` for a file that cannot be used without the program's objects.
+    """
+    if not is_pipeline_file(target):
+        return load_executor(target)
+    return AgentExecutor(_anybody, agent_id=target, middleware=MiddlewarePipeline.from_config(target))
+
+
+@reaches(Stage.MODEL, Stage.TOOL)
+async def _anybody(context: AgentContext) -> str:
+    return context.current_task
 
 
 def load_executor(target: str) -> AgentExecutor:
