@@ -66,6 +66,8 @@ class ExpiryQueue(Generic[E]):
         return found
 
     def _sweep(self) -> None:
+        while self._heap and self._heap[0][0] != self._heap[0][2].due:  # often: the oldest is removed to make room
+            heapq.heappop(self._heap)
         if len(self._heap) > 2 * self._waiting + 64:
             self._heap = [item for item in self._heap if item[0] == item[2].due]
             heapq.heapify(self._heap)

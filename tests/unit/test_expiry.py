@@ -57,6 +57,16 @@ def test_what_is_removed_long_before_its_time_takes_no_room() -> None:
     assert len(vars(queue)["_heap"]) < 100
 
 
+def test_the_oldest_that_is_removed_takes_no_room_at_all() -> None:
+    queue: ExpiryQueue[Entry] = ExpiryQueue()
+    entries = [Entry() for _ in range(50)]
+    for time, entry in enumerate(entries):
+        queue.set(entry, 100 + time)
+    for entry in entries:
+        queue.remove(entry)
+    assert not vars(queue)["_heap"]
+
+
 def test_what_is_due_all_at_once_comes_in_parts() -> None:
     queue: ExpiryQueue[Entry] = ExpiryQueue()
     entries = {Entry() for _ in range(250)}
