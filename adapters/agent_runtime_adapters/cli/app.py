@@ -17,6 +17,7 @@ from agent_runtime_adapters.cli.doctor import doctor
 from agent_runtime_adapters.cli.exits import EXIT_CODES, end_on_signals, leave, told
 from agent_runtime_adapters.cli.explain import explain
 from agent_runtime_adapters.cli.lint import lint
+from agent_runtime_adapters.cli.plugins import plugins
 from agent_runtime_adapters.cli.resume import resume
 from agent_runtime_adapters.cli.run import run
 from agent_runtime_adapters.cli.sessions import sessions
@@ -64,6 +65,7 @@ app.add_typer(sessions, name="sessions")
 app.command()(demo)
 app.command()(explain)
 app.command()(lint)
+app.command()(plugins)
 app.command()(doctor)
 
 
