@@ -9,6 +9,7 @@ from typing import Any, cast
 import anyio
 import msgspec
 
+from agent_runtime.answer_key import client_identity
 from agent_runtime.config import AgentConfig
 from agent_runtime.context import AgentContext, LLMClient, ModelRequest, TextClient, ToolCall
 from agent_runtime.errors import (
@@ -22,8 +23,10 @@ from agent_runtime.errors import (
 )
 from agent_runtime.lint import LayerKind, Stage
 from agent_runtime.model_call import retry_model
+from agent_runtime.stream import StreamEvent, TextDelta
+from agent_runtime.structured import OutputFormat, Reading
 from agent_runtime.tools import Tool, parse_arguments
-from agent_runtime.types import AgentResult, FunctionCall, Message, ModelResponse, ToolResult
+from agent_runtime.types import AgentResult, FunctionCall, Message, ModelResponse, ServedBy, ToolResult
 
 _ENDS_THE_RUN = (LimitExceeded, ConsumerGone, RunCancelled, ConfigurationError, Suspended)
 
@@ -36,7 +39,12 @@ class LLMAgent:
     refused by a tool layer are told to the model; a limit, a wrong configuration, a cancelled run and a consumer that is
     gone end the run, and so does a bug in a layer. A model call is retried as the config says, outside all model layers,
     unless the pipeline has a retry layer. In a session, each answer of the model and each result of a tool is recorded, and
-    a run that was cut short goes on from there.
+    a run that was cut short goes on from there. Where every answer came from a cache the result is `served_by` "cache".
+
+    With `config.output_type`, the final answer is JSON that fits it: `output` is that JSON, `data` its value. Text is held
+    back until then, and emitted as one piece. JSON with a fence or prose around it, a comma too many, or its end cut off is
+    repaired (`metadata["output_repairs"]` says how); what does not fit then is told to the model, up to
+    `config.output_retries` times.
 
     Args:
         client: An `LLMClient`, or anything with `async generate(prompt, **params)` that returns text or a
@@ -45,7 +53,7 @@ class LLMAgent:
         tools: What the model may call; a plain function is made a tool of kind `"effect"`.
 
     Raises `LimitExceeded` (finish reason `max_steps`) when the model still wants tools after `config.max_steps` or
-    `Limits.steps` calls.
+    `Limits.steps` calls, and `OutputInvalid` when its last answer does not fit the output type.
     """
 
     resumable = True
@@ -68,31 +76,58 @@ class LLMAgent:
         self.fingerprint = _fingerprint(self.tools)
         self._definitions = tuple(tool.definition for tool in self.tools)
         self._parameters = config.parameters()
-        self._system = (Message(role="system", content=config.system_prompt),) if config.system_prompt else ()
+        self._format = None if config.output_type is None else OutputFormat(config.output_type)
+        self._system = _system(config.system_prompt, self._format)
         self._retry = partial(retry_model, attempts=config.retry_attempts, delay=config.retry_delay)
 
     async def run(self, context: AgentContext) -> AgentResult:
         """Answer `context`. Cancelled, it has called nothing further; what tools did stays done."""
         asked = (*self._system, *context.messages, Message(role="user", content=context.current_task))
         new: tuple[Message, ...] = ()
+        served_by: ServedBy = "cache"
         steps = min(self.config.max_steps, context.run.limits.steps)
         retry = None if LayerKind.RETRY in context.run.handlers.kinds else self._retry
+        asking = context if self._format is None else _without_text(context)
+        answers = 0
         for step in range(steps):
-            request = ModelRequest(
-                messages=asked + new, tools=self._definitions, parameters=self._parameters, step=step
-            )
-            response = await context.call_model(request, self._client, around=retry)
+            response = await asking.call_model(self._request(asked + new, step), self._client, around=retry)
             message = response.message
             new += (message,)
-            if not message.tool_calls:
-                return AgentResult(
-                    output=message.content, messages=new, model=response.model, finish_reason=response.finish_reason
-                )
-            if step + 1 < steps:
-                new += await self._answers(context, message.tool_calls, step)
+            if not response.cached:
+                served_by = "agent"
+            if message.tool_calls:
+                if step + 1 < steps:
+                    new += await self._answers(context, message.tool_calls, step)
+                continue
+            answers += 1
+            result = AgentResult(
+                output=message.content,
+                messages=new,
+                model=response.model,
+                finish_reason=response.finish_reason,
+                served_by=served_by,
+            )
+            if self._format is None:
+                return result
+            reading = self._format.read(message.content)
+            if not reading.problems:
+                await context.emit(TextDelta(text=reading.text, step=step))
+                return _structured(result, reading)
+            if answers > self.config.output_retries or step + 1 == steps:
+                raise self._format.refusal(reading, message.content, agent=self.name, attempts=answers)
+            new += (self._format.reprompt(reading),)
         raise LimitExceeded(
             f"agent {self.name!r} still wanted tools after {steps} model calls (AgentConfig.max_steps, Limits.steps)",
             details={"limit": steps, "finish_reason": "max_steps"},
+        )
+
+    def _request(self, messages: tuple[Message, ...], step: int) -> ModelRequest:
+        return ModelRequest(
+            messages=messages,
+            tools=self._definitions,
+            parameters=self._parameters,
+            output_schema=None if self._format is None else self._format.schema,
+            step=step,
         )
 
     async def _answers(self, context: AgentContext, wanted: tuple[FunctionCall, ...], step: int) -> tuple[Message, ...]:
@@ -151,6 +186,27 @@ class LLMAgent:
             return _told(error)
 
 
+def _system(prompt: str | None, output: OutputFormat | None) -> tuple[Message, ...]:
+    told = [text for text in (prompt, output and output.instruction) if text]
+    return (Message(role="system", content="\n\n".join(told)),) if told else ()
+
+
+def _without_text(context: AgentContext) -> AgentContext:
+    """`context` for calls whose text may turn out to be no answer: it is not emitted, everything else is."""
+    emit = context.emit
+
+    async def emit_but_text(event: StreamEvent) -> None:
+        if not isinstance(event, TextDelta):
+            await emit(event)
+
+    return context.replace(emit=emit_but_text)
+
+
+def _structured(result: AgentResult, reading: Reading) -> AgentResult:
+    metadata = {"output_repairs": list(reading.repairs)} if reading.repairs else {}
+    return result.replace(output=reading.text, data=reading.value, metadata=metadata)
+
+
 def _told(error: AgentRuntimeError) -> ToolResult:
     """An error as the model gets it."""
     told = msgspec.json.encode({"error": str(error), "error_type": error.error_type})
@@ -176,6 +232,10 @@ class _Completing:
 
     def __init__(self, client: Any) -> None:
         self._client = client
+
+    @property
+    def identity(self) -> str:
+        return client_identity(self._client)
 
     async def complete(self, request: ModelRequest, /) -> ModelResponse:
         parameters = {**request.parameters, "tools": request.tools} if request.tools else request.parameters

@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from agent_runtime.structured import OutputFormat
 
 
 class AgentConfig(BaseModel):
@@ -24,6 +26,8 @@ class AgentConfig(BaseModel):
         retry_attempts: Tries of one model call, the first included.
         retry_delay: Seconds; the bound of the first random wait between two tries, doubled each time.
         max_steps: Model calls of one run.
+        output_type: What the answer is made into, as `AgentResult.data`: any type that pydantic can read from JSON.
+        output_retries: How often the model is asked again when its answer does not fit `output_type`; each is a step.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -43,6 +47,15 @@ class AgentConfig(BaseModel):
     retry_attempts: int = Field(default=3, ge=1, le=20)
     retry_delay: float = Field(default=1.0, ge=0)
     max_steps: int = Field(default=10, ge=1)
+    output_type: Any = Field(default=None, repr=False)
+    output_retries: int = Field(default=1, ge=0, le=5)
+
+    @field_validator("output_type")
+    @classmethod
+    def _has_a_json_form(cls, output_type: Any) -> Any:
+        if output_type is not None:
+            OutputFormat(output_type)
+        return output_type
 
     @property
     def sets_retry(self) -> bool:

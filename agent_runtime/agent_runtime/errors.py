@@ -9,7 +9,8 @@ AgentRuntimeError                 `kind` says who can do something about it, `er
 │   ├── ConfigurationError        the pipeline, the executor or the deployment is put together wrongly
 │   ├── RequestRejected           the model provider refused the request
 │   ├── NotFound                  no such thing, or not this owner's (also a LookupError)
-│   └── ToolFailed                a tool refuses or fails; its message is written for the model
+│   ├── ToolFailed                a tool refuses or fails; its message is written for the model
+│   └── OutputInvalid             the model's answer does not fit the agent's output type
 ├── Conflict                      somebody else was there first
 │   └── SessionConflict           the session changed, or another run holds it
 ├── Unavailable                   try later
@@ -58,6 +59,7 @@ class ErrorType(StrEnum):
     REJECTED = "rejected"
     NOT_FOUND = "not_found"
     TOOL = "tool"
+    OUTPUT = "output"
     CONFLICT = "conflict"
     TIMEOUT = "timeout"
     PROVIDER = "provider"
@@ -148,6 +150,19 @@ class ToolFailed(Invalid):
     """A tool refuses or fails. Raise it in a tool to tell the model why: its message is sent to the model."""
 
     error_type = ErrorType.TOOL
+
+
+class OutputInvalid(Invalid):
+    """The model's answer does not fit the agent's output type, also after it was asked again.
+
+    `text` is its last answer, for code; `details` holds the places of the `problems` and how many `attempts` there were.
+    """
+
+    error_type = ErrorType.OUTPUT
+
+    def __init__(self, message: str, *, text: str, details: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message, details=details)
+        self.text = text
 
 
 class Conflict(AgentRuntimeError):

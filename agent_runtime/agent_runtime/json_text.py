@@ -23,7 +23,8 @@ _CLOSING = {"{": "}", "[": "]"}
 _OPENING = re.compile(r"[\[{]")
 # All that is no bracket, no comma before one, and no string without an end. Possessive: nothing is tried twice.
 _INSIDE = re.compile(r'(?:[^"\[\]{},]++|"(?:[^"\\]++|\\.)*+"|,(?!\s*+[\]}]))*+', re.DOTALL)
-_MARK = re.compile(r'"(?:[^"\\]++|\\.)*+"|[\[\]{},]', re.DOTALL)
+# All up to the last bracket or comma that is in no string.
+_MEMBERS = re.compile(r'(?:(?:[^"\[\]{},]++|"(?:[^"\\]++|\\.)*+")*+[\[\]{},])*+', re.DOTALL)
 _SCALAR = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+-."
 
 
@@ -160,10 +161,6 @@ def _closed(text: str, missing: str) -> Iterator[str]:
 
 def _last_member(text: str) -> int:
     """Where the last member begins: at its comma, or after its bracket."""
-    place = 0
-    for mark in _MARK.finditer(text):
-        if mark[0] == ",":
-            place = mark.start()
-        elif mark[0] in "[]{}":
-            place = mark.end()
-    return place
+    members = _MEMBERS.match(text)
+    assert members is not None  # it matches nothing, too
+    return len(members[0].removesuffix(","))
