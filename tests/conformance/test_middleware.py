@@ -14,6 +14,7 @@ from agent_runtime_middleware.retry import RetryMiddleware
 from agent_runtime_middleware.single_flight import SingleFlightMiddleware
 from agent_runtime_middleware.telemetry import MetricsMiddleware, TracingMiddleware
 from agent_runtime_middleware.timeout import TimeoutMiddleware
+from agent_runtime_middleware.validation import ValidationMiddleware
 
 
 class TestAuthMiddleware(MiddlewareContract):
@@ -91,3 +92,10 @@ class TestMetricsMiddleware(MiddlewareContract):
 class TestMetricsMiddlewareWithoutAnSdk(MiddlewareContract):
     def make(self) -> Layer:
         return MetricsMiddleware()
+
+
+class TestValidationMiddleware(MiddlewareContract):
+    def make(self) -> Layer:
+        return ValidationMiddleware(
+            max_characters=10_000, max_bytes=100_000, max_messages=100, max_depth=8, metadata=dict
+        )
