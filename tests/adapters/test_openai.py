@@ -177,6 +177,70 @@ async def test_the_runtime_s_own_fields_are_not_parameters(client: OpenAIClient,
     assert chat_server.requests == []
 
 
+CITY: Mapping[str, Any] = {"type": "string", "title": "City"}
+CLOSED: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {"city": CITY, "near": {"type": "array", "items": {"$ref": "#/$defs/Point"}}},
+    "required": ["near", "city"],
+    "additionalProperties": False,
+    "$defs": {
+        "Point": {
+            "type": "object",
+            "properties": {"x": {"anyOf": [{"type": "number"}, {"type": "null"}]}},
+            "required": ["x"],
+            "additionalProperties": False,
+        }
+    },
+}
+
+
+def with_city(**changes: Any) -> Mapping[str, Any]:
+    return {**CLOSED, "properties": {**CLOSED["properties"], "city": {**CITY, **changes}}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "strict"),
+    [
+        (CLOSED, True),
+        ({**CLOSED, "required": ["city"]}, False),
+        ({key: value for key, value in CLOSED.items() if key != "additionalProperties"}, False),
+        (with_city(default="Paris"), False),
+        (with_city(**{"$ref": "#/$defs/Point"}), False),
+        ({**CLOSED, "properties": {"city": {}}, "required": ["city"]}, False),
+        ({"type": "object", "additionalProperties": {"type": "integer"}}, False),
+    ],
+)
+async def test_the_schema_of_the_answer_is_sent_where_the_server_is_said_to_know_it(
+    chat_server: ChatServer, schema: Mapping[str, Any], strict: bool
+) -> None:
+    chat_server.answer = say("{}")
+    async with OpenAIClient("m1", base_url=chat_server.url, structured_outputs=True) as client:
+        await ask(client, output_schema=schema)
+    [sent] = chat_server.requests
+    expected = {"name": "output", "schema": schema, "strict": strict}
+    assert sent.body["response_format"] == {"type": "json_schema", "json_schema": expected}
+
+
+@pytest.mark.parametrize(
+    ("knows", "schema", "parameters"),
+    [
+        (False, CLOSED, {}),
+        (True, None, {}),
+        (True, {"type": "array", "items": CITY}, {}),
+        (True, CLOSED, {"response_format": {"type": "json_object"}}),
+    ],
+    ids=["the server does not", "no schema", "no object", "the parameters say otherwise"],
+)
+async def test_no_schema_is_sent_otherwise(
+    chat_server: ChatServer, knows: bool, schema: Mapping[str, Any] | None, parameters: dict[str, Any]
+) -> None:
+    chat_server.answer = say("{}")
+    async with OpenAIClient("m1", base_url=chat_server.url, structured_outputs=knows) as client:
+        await ask(client, output_schema=schema, parameters=parameters)
+    [sent] = chat_server.requests
+    assert sent.body.get("response_format") == parameters.get("response_format")
+
+
 # --- what comes back ---
 
 
