@@ -94,6 +94,7 @@ class RateLimitMiddleware(BaseMiddleware):
         self._meters: dict[Stage, list[Meter]] = {Stage.RUN: [], Stage.MODEL: []}
         for quota in quotas:
             self._meters[_stage_of(quota, stage)].append(Meter.of(quota, local_share))
+        self._of_tokens = [which for which, found in self._meters.items() if any(meter.of_tokens for meter in found)]
         # A stage without a quota gets the base's method back, so that no pipeline compiles this layer in there.
         for which, method in {Stage.RUN: "process", Stage.MODEL: "process_model"}.items():
             if not self._meters[which]:
@@ -149,8 +150,10 @@ class RateLimitMiddleware(BaseMiddleware):
             taken = await store.take(charges)
         if not taken.allowed:
             raise await self._refusal(stage, wanted.context, charges, taken)
-        tokens = [charge for charge, meter in zip(charges, meters, strict=True) if meter.quota.tokens is not None]
-        return _Held(store, tokens, stage, wanted.context) if tokens else None
+        if stage not in self._of_tokens:
+            return None
+        tokens = [charge for charge, meter in zip(charges, meters, strict=True) if meter.of_tokens]
+        return _Held(store, tokens, stage, wanted.context)
 
     async def _refusal(
         self, stage: Stage, context: AgentContext, charges: Sequence[Charge], taken: Taken

@@ -62,8 +62,9 @@ class Wanted(msgspec.Struct, frozen=True, eq=False):
 class Meter(msgspec.Struct, frozen=True, eq=False):
     """A quota as it is counted; `local` is the limit while the store is away."""
 
-    quota: Quota
     name: str
+    of_tokens: bool
+    reserve: float
     by: tuple[By, ...]
     counted_as: str
     limit: RateLimit
@@ -73,8 +74,9 @@ class Meter(msgspec.Struct, frozen=True, eq=False):
     def of(cls, quota: Quota, local_share: float) -> "Meter":
         amount, unit, by = _amount(quota), "tokens" if quota.requests is None else "requests", whose(quota)
         return cls(
-            quota=quota,
             name=label(quota),
+            of_tokens=quota.tokens is not None,
+            reserve=quota.reserve,
             by=by,
             counted_as=",".join((unit, *sorted(by))),
             limit=RateLimit(rate=amount, period=quota.per, burst=_most(quota)),
@@ -83,9 +85,9 @@ class Meter(msgspec.Struct, frozen=True, eq=False):
 
     def charge(self, wanted: Wanted, *, locally: bool = False) -> Charge:
         limit = self.local if locally else self.limit
-        if self.quota.tokens is None:
+        if not self.of_tokens:
             return Charge(key=self._key(wanted), limit=limit)
-        answer = self.quota.reserve if wanted.answer is None else wanted.answer
+        answer = self.reserve if wanted.answer is None else wanted.answer
         return Charge(key=self._key(wanted), limit=limit, cost=min(wanted.input + answer, limit.burst))
 
     def _key(self, wanted: Wanted) -> RateKey:
