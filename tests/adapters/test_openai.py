@@ -722,6 +722,17 @@ async def test_the_last_exit_closes_and_the_client_can_be_used_again(chat_server
     assert chat_server.connections == 3
 
 
+async def test_its_identity_is_endpoint_and_model_and_nothing_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "https://ann:sk-in-the-url@models.example:8443/v1/?token=sk-in-the-query"
+    assert OpenAIClient("m1", base_url=url, api_key=KEY).identity == "models.example:8443/v1 m1"
+    assert OpenAIClient(base_url=url).identity == "models.example:8443/v1 "
+    async with AsyncOpenAI(base_url="http://models.example/v2/", api_key=KEY) as library:
+        assert OpenAIClient("m1", client=library).identity == "models.example/v2 m1"
+    assert OpenAIClient("m1", api_key=KEY).identity == "api.openai.com/v1 m1"
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://gateway.example/openai")
+    assert OpenAIClient("m1", api_key=KEY).identity == "gateway.example/openai m1"
+
+
 def test_one_client_serves_one_event_loop_after_another(chat_server: ChatServer) -> None:
     client = OpenAIClient("m1", base_url=chat_server.url)
 
