@@ -6,16 +6,17 @@ Nothing is made up: no key, no value, no quote is put in. Each pass over the tex
 import json
 import re
 from collections.abc import Iterator
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
-from pydantic_core import from_json
+from pydantic import TypeAdapter, ValidationError
 
 from agent_runtime.text import repair_text
 
 Repair: TypeAlias = Literal["fence", "prose", "trailing_comma", "cut_short"]
 """What was done: a code fence or prose around the value, commas before a bracket, or the unfinished end was dropped."""
 
+_ANY: TypeAdapter[Any] = TypeAdapter(Any)
 MAX_CHARACTERS = 1 << 18
 _MAX_DEPTH = 200  # of pydantic's reader too
 _MAX_SPANS = 100
@@ -58,7 +59,12 @@ def repair_json(text: str) -> JsonText:
 
 def check_json(text: str) -> None:
     """`ValueError` unless `text` is one JSON value."""
-    json.dumps(from_json(text, allow_inf_nan=False), allow_nan=False)  # 1e400 is read as infinity
+    try:
+        value = _ANY.validate_json(text)
+    except ValidationError as error:
+        [problem] = error.errors(include_url=False, include_context=False, include_input=False)
+        raise ValueError(problem["msg"].removeprefix("Invalid JSON: ")) from None
+    json.dumps(value, allow_nan=False)  # NaN and Infinity are read, and 1e400 as the latter
 
 
 def _exact(text: str) -> JsonText | None:

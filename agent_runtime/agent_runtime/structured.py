@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import msgspec
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
-from pydantic_core import to_json
 
 from agent_runtime.errors import ConfigurationError, OutputInvalid
 from agent_runtime.json_text import Repair, repair_json
@@ -48,7 +48,7 @@ class OutputFormat:
             raise ConfigurationError(f"output_type={output_type!r} cannot be read from JSON: {error}") from error
         self.instruction = (
             "Your final answer is one JSON value that fits the following JSON schema, and nothing else: no words around it, "
-            f"no code fence.\n{to_json(self.schema).decode()}"
+            f"no code fence.\n{msgspec.json.encode(self.schema).decode()}"
         )
         self._names = frozenset(_names(self.schema))
 

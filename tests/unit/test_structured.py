@@ -259,7 +259,7 @@ async def test_reasoning_is_passed_on_at_once() -> None:
     async with executor.stream(CONTEXT) as stream:
         kinds = [type(event) async for event in stream]
     assert kinds == [RunStarted, ModelStarted, ReasoningDelta, ModelFinished, TextDelta, RunCompleted]
-    assert stream.result is not None and stream.result.data == Trip(city="Paris", days=3)
+    assert stream.result.data == Trip(city="Paris", days=3)
 
 
 @pytest.mark.parametrize("script", [[GOOD], [f"Well: {GOOD}"], [BAD, GOOD], [BAD, BAD]], ids=repr)
