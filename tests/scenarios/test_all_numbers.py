@@ -6,6 +6,7 @@ from pathlib import Path
 ANSWERED = {
     *range(1, 20),  # first use and executor; batch and streaming, but for a server
     *range(21, 34),  # middleware pipeline
+    *range(34, 40),  # cache
     *range(40, 48),  # events
     *range(48, 58),  # sessions and checkpoints
     *(63, 64, 65),  # who gets in
