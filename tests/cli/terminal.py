@@ -3,6 +3,7 @@
 import fcntl
 import os
 import pty
+import re
 import select
 import signal
 import struct
@@ -114,12 +115,11 @@ def _take_terminal() -> None:
 
 
 def shown(screen: Terminal) -> str:
-    """What is on the screen, without colours and without what switches the pasting of text."""
-    text = screen.text.replace("\x1b[?2004h", "").replace("\x1b[?2004l", "").replace("\r", "")
-    return "\n".join(map(without_colours, text.split("\n")))
+    """What is on the screen, without colours and without what was erased in its line; a bar is there as it was last."""
+    lines = screen.text.replace("\r", "").split("\n")
+    return "\n".join(without_colours(line.rpartition("\x1b[2K")[2]) for line in lines)
 
 
 def without_colours(line: str) -> str:
-    """`line` without escape sequences for colours."""
-    first, *rest = line.split("\x1b[")
-    return first + "".join(piece.partition("m")[2] for piece in rest)
+    """`line` without escape sequences: for colours, the cursor and the pasting of text."""
+    return re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", line)

@@ -143,7 +143,7 @@ def test_failures_are_counted_by_their_kind_and_a_bug_fails_its_line_only(folder
     ask(folder, range(6))
     done = invoke(*OURS)
     assert done.exit_code == 1
-    assert "   failed      4: rate_limit 2, validation 1, internal 1\n" in done.stdout
+    assert "   failed      4: rate_limit 2, internal 1, validation 1\n" in done.stdout
     kinds = {line["id"]: (line.get("error_type"), line.get("retry_after")) for line in outcomes(folder)}
     assert kinds["q0"] == ("validation", None)
     assert kinds["q1"] == kinds["q2"] == ("rate_limit", 3.0)

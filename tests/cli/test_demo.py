@@ -43,16 +43,34 @@ def test_without_a_question_everything_is_shown(docs: Path) -> None:
         assert f"\n{number}  What is said about " in done.stdout
     assert done.stdout.count("   search ") == 3
     assert "guide/water.md:5\nWater tomatoes every morning" in done.stdout or "guide/water.md:10" in done.stdout
-    for layer in ("LoggingMiddleware", "AuthMiddleware", "RetryMiddleware", "TimeoutMiddleware", "the model client"):
-        assert any(layer in line and line.endswith(" ms") for line in done.stdout.splitlines())
+    for layer in ("Tracing", "Logging", "Auth", "RateLimit", "Cache", "Retry", "Timeout"):
+        assert re.search(rf" {layer}Middleware +\d+ × +[\d.,]+ ms$", done.stdout, re.MULTILINE)
+    assert re.search(r" the model client +9 × +[\d.,]+ ms$", done.stdout, re.MULTILINE)
     assert "error_type  authentication\n" in done.stdout
     assert f"error       {REFUSED}\n" in done.stdout
     assert "error_type  timeout\n" in done.stdout
     assert "took longer than 0.5 s\n" in done.stdout
     assert ESCAPE not in done.stdout
     assert all(line == line.rstrip() for line in done.stdout.splitlines())
+    assert_what_the_layers_do(done.stdout)
     assert_finished_after_the_kill(done.stdout)
     assert "   answer            yes (the demo's own: nobody has answered)\n" in done.stdout
+
+
+def assert_what_the_layers_do(text: str) -> None:
+    """The parts about the cache, the trace, the limit and the batch."""
+    again = text.partition("The first question again\n")[2]
+    assert re.match(
+        r"\n   answer      the same, word for word\n   served_by   cache\n   after .* 0 model calls\n", again
+    )
+    spans = re.findall(r"── (\w+)(?: \w+)? +[\d.,]+ ms$", text.partition("\ntrace ")[2], re.MULTILINE)
+    assert spans == ["invoke_agent", "chat", "execute_tool", "chat", "execute_tool", "chat"]
+    assert "error_type  rate_limit\n" in text
+    assert "   limit       4 in 3,600 s, 0 remaining\n" in text
+    assert re.search(r"^   retry after (8\d\d|900)\.\d s$", text, re.MULTILINE)
+    batch = text.partition("A batch of 200 questions\n")[2].partition("A process")[0]
+    assert "   succeeded   200\n   failed      0\n   from cache  19" in batch
+    assert re.search(r"^   time        p50 [\d.]+ ms, p95 .*, p99 .*, max [\d.]+ ms$", batch, re.MULTILINE)
 
 
 def assert_finished_after_the_kill(text: str) -> None:

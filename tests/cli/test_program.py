@@ -76,6 +76,13 @@ def test_without_a_library_the_demo_says_how_to_get_it(
     assert done.stderr == f"error: the library {library!r} is missing\nhint:  {hint}\n"
 
 
+def test_without_the_sdk_of_opentelemetry_the_demo_shows_all_but_the_trace(docs: Path) -> None:
+    done = run_without("opentelemetry.sdk", "demo", "--docs", ".", cwd=docs)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "   trace       needs the SDK: pip install 'onion-agent-runtime[otel]'\n" in done.stdout
+    assert "   succeeded   200\n" in done.stdout
+
+
 def test_the_version_is_that_of_the_distribution(tmp_path: Path) -> None:
     done = run_program("--version", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, f"agent-runtime {version('onion-agent-runtime')}\n")

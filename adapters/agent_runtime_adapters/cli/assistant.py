@@ -1,17 +1,21 @@
-"""The demo's agent: it answers questions about a folder of Markdown, inside four layers."""
+"""The demo's agent: it answers questions about a folder of Markdown, inside seven layers."""
 
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import anyio
+from opentelemetry.trace import TracerProvider
 from pydantic import Field
 
-from agent_runtime import AgentConfig, AgentExecutor, EventBus, LLMClient, NotFound, Tool, tool
+from agent_runtime import AgentConfig, AgentExecutor, EventBus, LLMClient, NotFound, Secret, Tool, tool
 from agent_runtime_adapters.cli import late
 from agent_runtime_adapters.cli.library import Library
 from agent_runtime_middleware.auth import ApiKeyRecord, ApiKeys, AuthMiddleware
+from agent_runtime_middleware.cache import CacheMiddleware
 from agent_runtime_middleware.logging import LoggingMiddleware, LogRecord
+from agent_runtime_middleware.rate_limit import Quota, RateLimitMiddleware
 from agent_runtime_middleware.retry import RetryMiddleware
+from agent_runtime_middleware.telemetry import TracingMiddleware
 from agent_runtime_middleware.timeout import TimeoutMiddleware
 
 PROMPT = (
@@ -33,15 +37,20 @@ def assistant(
     write: Callable[[LogRecord], None],
     event_bus: EventBus | None = None,
     run_timeout: float = 120.0,
+    requests: int = 100,
+    traces: TracerProvider | None = None,
 ) -> AgentExecutor:
-    """The agent inside Logging, Auth, Retry and Timeout, in the order in which `lint` finds nothing."""
+    """The agent inside seven layers, in the order in which `lint` finds nothing; `requests` in an hour are admitted."""
     return AgentExecutor(
         config=AgentConfig(name="docs", system_prompt=PROMPT, timeout=run_timeout + 1),
         llm_client=client,
         tools=tools,
         middleware=[
+            TracingMiddleware(traces),
             LoggingMiddleware(write),
             AuthMiddleware(ApiKeys(records)),
+            RateLimitMiddleware([Quota(requests=requests, per=3600)]),
+            CacheMiddleware(stage="run"),
             RetryMiddleware(attempts=3),
             TimeoutMiddleware(run=run_timeout, model=60, tool=10),
         ],
@@ -49,6 +58,12 @@ def assistant(
         strict=True,
         shutdown_grace=1.0,
     )
+
+
+def demo_key() -> tuple[Secret, Mapping[str, ApiKeyRecord]]:
+    """An API key made for this run, and the records that the Auth layer knows."""
+    key, record = ApiKeys.generate("demo")
+    return key, {record.prefix: record}
 
 
 def document_tools(library: Library, tell: Tell) -> list[Tool]:

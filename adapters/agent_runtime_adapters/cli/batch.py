@@ -2,29 +2,24 @@
 
 import shlex
 import sys
-from concurrent.futures import Future, wait
-from contextlib import suppress
 from inspect import cleandoc
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import typer
-from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from agent_runtime import AgentExecutor
 from agent_runtime_adapters.cli.batch_input import STANDARD, opened_input
 from agent_runtime_adapters.cli.batch_output import Output, opened_output
 from agent_runtime_adapters.cli.batch_plan import FINISHED, Plan
-from agent_runtime_adapters.cli.batch_progress import progress
-from agent_runtime_adapters.cli.batch_run import Batch
+from agent_runtime_adapters.cli.batch_run import Batch, run_batch
 from agent_runtime_adapters.cli.batch_summary import Summary, Tally, show
 from agent_runtime_adapters.cli.built_in import built_in
-from agent_runtime_adapters.cli.exits import EXIT_CODES, FAILED, CommandFailed, Interrupted, exit_code
+from agent_runtime_adapters.cli.exits import EXIT_CODES, FAILED, CommandFailed, Interrupted
 from agent_runtime_adapters.cli.place import Tenant, credential
 from agent_runtime_adapters.cli.resume import Docs
 from agent_runtime_adapters.cli.run import Key, Timeout, User, asked_by, check_timeout
-from agent_runtime_adapters.cli.streaming import failed_run
 from agent_runtime_adapters.cli.target import load_executor
 from agent_runtime_adapters.cli.terminal import console, keep_logs_out, notice
 
@@ -109,37 +104,6 @@ def _warn(plan: Plan, source: str, output: str) -> None:
 def _has_bar(output: Output) -> bool:
     """On a terminal that does not show the results too."""
     return console(stderr=True).is_terminal and (output.lasting or not console().is_terminal)
-
-
-def run_batch(work: Batch, tally: Tally, total: int, *, bar: bool) -> int:
-    """Run it, and return the exit code of the signal that ended it, 0 without one.
-
-    After a signal no run begins, and those in flight have the executor's `shutdown_grace`; after another they are
-    cancelled.
-    """
-    if not total:
-        return 0
-    tally.begin()
-    with progress(tally, total, bar=bar) as tell, failed_run(), start_blocking_portal() as portal:
-        return _ended(portal, portal.start_task_soon(work.run, tell), work)
-
-
-def _ended(portal: BlockingPortal, future: Future[None], work: Batch) -> int:
-    try:
-        future.result()
-    except KeyboardInterrupt as interrupt:
-        code = exit_code(interrupt)
-    else:
-        return 0
-    with suppress(KeyboardInterrupt):
-        work.stop()
-        grace = work.executor.shutdown_grace
-        with suppress(OSError):  # a terminal that was closed
-            notice(f"ending: {work.running} runs have {grace:g} s; Ctrl-C again cancels them")
-        wait((future,), timeout=grace)
-    portal.call(work.cancel)
-    future.result()
-    return code
 
 
 def _tell(summary: Summary, output: Output, code: int, *, as_json: bool) -> None:

@@ -1,15 +1,22 @@
 """The runs of a batch: a few at a time, each outcome written when it is there."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
+from contextlib import suppress
 
 import anyio
 from anyio import to_thread
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from agent_runtime import AgentContext, AgentExecutor, AgentResult, ErrorType
 from agent_runtime_adapters.cli.batch_input import Asked, Input, Line
 from agent_runtime_adapters.cli.batch_output import Output, document
 from agent_runtime_adapters.cli.batch_plan import Plan
+from agent_runtime_adapters.cli.batch_progress import progress
 from agent_runtime_adapters.cli.batch_summary import Tally
+from agent_runtime_adapters.cli.exits import exit_code
+from agent_runtime_adapters.cli.streaming import failed_run
+from agent_runtime_adapters.cli.terminal import notice
 
 _SYNC_EVERY = 1.0  # seconds: what a machine that loses its power may forget
 
@@ -101,3 +108,34 @@ class Batch:
             tenant_id=self._context.tenant_id if asked.tenant_id is None else asked.tenant_id,
             deadline=float("inf") if self._timeout is None else anyio.current_time() + self._timeout,
         )
+
+
+def run_batch(work: Batch, tally: Tally, total: int, *, bar: bool) -> int:
+    """Run it, and return the exit code of the signal that ended it, 0 without one.
+
+    After a signal no run begins, and those in flight have the executor's `shutdown_grace`; after another they are
+    cancelled.
+    """
+    if not total:
+        return 0
+    tally.begin()
+    with progress(tally, total, bar=bar) as tell, failed_run(), start_blocking_portal() as portal:
+        return _ended(portal, portal.start_task_soon(work.run, tell), work)
+
+
+def _ended(portal: BlockingPortal, future: Future[None], work: Batch) -> int:
+    try:
+        future.result()
+    except KeyboardInterrupt as interrupt:
+        code = exit_code(interrupt)
+    else:
+        return 0
+    with suppress(KeyboardInterrupt):
+        work.stop()
+        grace = work.executor.shutdown_grace
+        with suppress(OSError):  # a terminal that was closed
+            notice(f"ending: {work.running} runs have {grace:g} s; Ctrl-C again cancels them")
+        wait((future,), timeout=grace)
+    portal.call(work.cancel)
+    future.result()
+    return code

@@ -44,7 +44,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         lines: Lines of the input that are not empty.
-        failed: Lines by `error_type`.
+        failed: Lines by `error_type`, the most frequent first.
         left: Lines that have no outcome, because the batch was ended.
         cache_hits: Lines that a cache answered.
         execution_time_ms: Of the runs of this batch, failed ones too.
@@ -117,7 +117,7 @@ class Tally:
         return Summary(
             lines=self.ended + self._before.total() + left,
             succeeded=self.succeeded,
-            failed=dict(self.failed.most_common()),
+            failed=dict(sorted(self.failed.items(), key=lambda item: (-item[1], item[0]))),
             done_before=before,
             left=left,
             cache_hits=self._cache_hits,

@@ -8,16 +8,17 @@ import typer
 
 from agent_runtime import AgentContext, LLMClient
 from agent_runtime_adapters.cli import late
-from agent_runtime_adapters.cli.assistant import assistant, document_tools
+from agent_runtime_adapters.cli.assistant import assistant, demo_key, document_tools
 from agent_runtime_adapters.cli.exits import EXIT_CODES
 from agent_runtime_adapters.cli.extractive import ExtractiveClient
 from agent_runtime_adapters.cli.killed import show_killed
 from agent_runtime_adapters.cli.library import Library, read_library
+from agent_runtime_adapters.cli.many import show_many
 from agent_runtime_adapters.cli.model import API_KEY, BASE_URL, MODEL, ModelChoice, chosen
 from agent_runtime_adapters.cli.run import failure
 from agent_runtime_adapters.cli.streaming import run_to_end, streamed
 from agent_runtime_adapters.cli.terminal import Answer, Progress, console
-from agent_runtime_adapters.cli.tour import Tour, demo_key, own_questions
+from agent_runtime_adapters.cli.tour import Tour, own_questions
 
 PACE = 0.012  # seconds after each word on a terminal: as fast as one reads
 _QUESTIONS = (
@@ -45,12 +46,14 @@ def demo(
         return
     questions = own_questions(library) if docs is not None else _QUESTIONS
     run_to_end(Tour(library, client, choice).show, questions)
+    show_many(library)
     show_killed()
 
 
 demo.__doc__ = f"""{demo.__doc__}
 
-Without a question it asks three, shows the onion at work, and kills a process in the middle of a tool to go on in another.
+Without a question it asks three, shows what each layer does about them, runs a batch of 200, and kills a process in the
+middle of a tool to go on in another.
 
 Without a model, an extractive client searches and quotes. A real one comes from the environment: {MODEL} with {API_KEY} (or
 OPENAI_API_KEY), or with {BASE_URL} for any server that speaks chat completions.

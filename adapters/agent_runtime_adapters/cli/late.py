@@ -9,6 +9,7 @@ from agent_runtime_adapters.cli.exits import CommandFailed
 if TYPE_CHECKING:
     from agent_runtime_adapters.cli.endpoint import Endpoint
     from agent_runtime_adapters.cli.search import PassageIndex
+    from agent_runtime_adapters.cli.spans import Spans
     from agent_runtime_adapters.openai import OpenAIClient
 
 
@@ -27,6 +28,12 @@ def openai_client() -> "type[OpenAIClient]":
 def endpoint() -> "type[Endpoint]":
     """The question whether a model's endpoint answers; `CommandFailed` when its library is missing."""
     found: type[Endpoint] = _late("agent_runtime_adapters.cli.endpoint", extra="openai").Endpoint
+    return found
+
+
+def spans() -> "type[Spans]":
+    """The memory of spans; `CommandFailed` when its library is missing."""
+    found: type[Spans] = _late("agent_runtime_adapters.cli.spans", extra="otel").Spans
     return found
 
 

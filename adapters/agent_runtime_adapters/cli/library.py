@@ -21,6 +21,11 @@ class Library(msgspec.Struct, frozen=True, kw_only=True):
     files: Mapping[str, tuple[str, ...]]
     passages: tuple[Passage, ...]
 
+    @property
+    def topics(self) -> list[str]:
+        """The headings, each once; of a file without any, its name."""
+        return list(dict.fromkeys(passage.heading.rpartition(" › ")[2] or passage.file for passage in self.passages))
+
 
 def read_library(folder: Path) -> Library:
     """Read all Markdown files in `folder`, hidden folders and node_modules excepted.

@@ -12,7 +12,7 @@ from agent_runtime_adapters.cli.terminal import printable
 
 _TITLES = {Stage.RUN: "around the run", Stage.MODEL: "around each model call", Stage.TOOL: "around each tool call"}
 _CORES = {Stage.RUN: "the agent", Stage.MODEL: "the model client", Stage.TOOL: "the tool"}
-_GUIDE = 4  # cells by which rich indents each level of a tree
+GUIDE = 4  # cells by which rich indents each level of a tree
 
 Beside = Callable[[Stage, Placed | None], str]
 """What stands beside a layer; `None` is the innermost of the stage."""
@@ -27,7 +27,7 @@ def onion(executor: AgentExecutor, beside: Beside, width: int) -> RenderableType
     """One tree per stage, with what `beside` says in one column; lines are cut at `width`."""
     stages = {stage: executor.pipeline.layers(stage) for stage in Stage if stage in reached(executor)}
     ends = (
-        _GUIDE * depth + cell_len(_name(stage, layer))
+        GUIDE * depth + cell_len(_name(stage, layer))
         for stage, layers in stages.items()
         for depth, layer in enumerate((*layers, None), start=1)
     )
@@ -42,8 +42,8 @@ def _tree(stage: Stage, layers: Sequence[Placed], beside: Beside, column: int, w
         label = Text.assemble((name, "cyan" if layer else "bold cyan"))
         words = beside(stage, layer)
         if words:
-            label.append(" " * (column - _GUIDE * depth - cell_len(name)) + words)
-        label.truncate(width - _GUIDE * depth, overflow="ellipsis")
+            label.append(" " * (column - GUIDE * depth - cell_len(name)) + words)
+        label.truncate(width - GUIDE * depth, overflow="ellipsis")
         branch = branch.add(label)
     return tree
 

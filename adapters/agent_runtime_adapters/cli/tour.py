@@ -1,14 +1,18 @@
-"""The demo without a question: three answers, the onion with its times, a wrong key, and a timeout. What follows is in `killed`."""
+"""The demo without a question: three answers, and what the layers do about them. What follows is in `many` and `killed`."""
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from agent_runtime import AgentContext, AgentExecutor, AgentResult, EventBus, LLMClient, Secret
-from agent_runtime_adapters.cli.assistant import assistant, document_tools, hanging_search
+from agent_runtime_adapters.cli import late
+from agent_runtime_adapters.cli.assistant import assistant, demo_key, document_tools, hanging_search
+from agent_runtime_adapters.cli.exits import CommandFailed
 from agent_runtime_adapters.cli.extractive import ExtractiveClient
 from agent_runtime_adapters.cli.library import Library
+from agent_runtime_adapters.cli.many import ask_about
 from agent_runtime_adapters.cli.model import MODEL, ModelChoice
 from agent_runtime_adapters.cli.onion import onion
 from agent_runtime_adapters.cli.run import failure
@@ -16,25 +20,22 @@ from agent_runtime_adapters.cli.sections import INDENT, facts, title
 from agent_runtime_adapters.cli.streaming import streamed
 from agent_runtime_adapters.cli.terminal import Answer, console, printable
 from agent_runtime_adapters.cli.times import LayerTimes
-from agent_runtime_middleware.auth import ApiKeyRecord, ApiKeys
+from agent_runtime_middleware.auth import ApiKeys
 from agent_runtime_middleware.logging import LogRecord
+
+if TYPE_CHECKING:
+    from agent_runtime_adapters.cli.spans import Spans
 
 _LOGGED = ("outcome", "error_type", "user_id", "duration_ms")
 _HANG = 30.0  # seconds that the broken search would take
 _PATIENCE = 0.5  # seconds that its run gets
 
 
-def demo_key() -> tuple[Secret, Mapping[str, ApiKeyRecord]]:
-    """An API key made for this run, and the records that the Auth layer knows."""
-    key, record = ApiKeys.generate("demo")
-    return key, {record.prefix: record}
-
-
 def own_questions(library: Library) -> Sequence[str]:
     """Three questions about any folder: what it says under headings from its beginning, middle and end."""
-    topics = list(dict.fromkeys(passage.heading.rpartition(" › ")[2] or passage.file for passage in library.passages))
+    topics = library.topics
     places = dict.fromkeys((0, len(topics) // 2, len(topics) - 1))
-    return [f"What is said about {topics[place]}?" for place in places]
+    return [ask_about(topics[place]) for place in places]
 
 
 class Tour:
@@ -54,11 +55,22 @@ class Tour:
         self._introduce()
         bus, times = EventBus(), LayerTimes()
         tools = document_tools(self._library, self._tell)
-        executor = assistant(self._client, tools, records=self._records, write=self._log.append, event_bus=bus)
+        spans = _spans()
+        executor = assistant(
+            self._client,
+            tools,
+            records=self._records,
+            write=self._log.append,
+            event_bus=bus,
+            requests=len(questions) + 1,
+            traces=spans.provider if spans else None,
+        )
         async with executor:
             await times.listen(bus)
-            for number, question in enumerate(questions, start=1):
-                await self._ask(executor, number, question)
+            results = [
+                await self._ask(executor, number, question) for number, question in enumerate(questions, start=1)
+            ]
+            await self._ask_again(executor, questions[0], results[0])
             await bus.drain()
             slow = (
                 "" if self._choice or not self._out.is_terminal else "; the client writes slowly, so that you can read"
@@ -66,10 +78,12 @@ class Tour:
             title(
                 self._out,
                 "The onion",
-                f"calls and time in the {len(questions)} runs above; inner layers included{slow}",
+                f"calls and time in the {len(questions) + 1} runs above; inner layers included{slow}",
             )
             self._out.print(onion(executor, times.beside, self._out.width))
+            self._trace(spans, results[0])
             await self._refuse(executor)
+            await self._limit(executor, len(questions) + 1)
         await self._time_out()
 
     def _introduce(self) -> None:
@@ -78,10 +92,10 @@ class Tour:
             model = f"none is configured: an extractive client searches and quotes, word for word; {MODEL} brings a real one"
         else:
             model = f"{self._choice.model} at {self._choice.host}"
-        self._out.print(Text("A documentation assistant, inside four layers", style="bold"))
+        self._out.print(Text("A documentation assistant, inside seven layers", style="bold"))
         facts(self._out, ("documents", f"{files} files, {passages} passages"), ("model", model))
 
-    async def _ask(self, executor: AgentExecutor, number: int, question: str) -> None:
+    async def _ask(self, executor: AgentExecutor, number: int, question: str) -> AgentResult:
         title(self._out, f"{number}  {question}")
         result = await streamed(executor, self._context(question, self._key), self._answer)
         if not result.success:
@@ -91,6 +105,38 @@ class Tour:
         spent = f"{result.execution_time_ms / 1000:.2f} s, {usage.requests} model calls{tokens}"
         self._out.print()
         self._out.print(Text(f"{' ' * INDENT}{spent}", style="dim"))
+        return result
+
+    async def _ask_again(self, executor: AgentExecutor, question: str, first: AgentResult) -> None:
+        title(self._out, "The first question again")
+        result = await executor.execute(self._context(question, self._key))
+        if not result.success:
+            raise failure(result)
+        same = "the same, word for word" if result.output == first.output else "another one"
+        facts(
+            self._out,
+            ("answer", same),
+            ("served_by", result.served_by),
+            ("after", f"{result.execution_time_ms:,.2f} ms, {result.usage.requests} model calls"),
+        )
+
+    def _trace(self, spans: "Spans | None", result: AgentResult) -> None:
+        title(self._out, "The trace of the first question", "each span with its time, as OpenTelemetry has it")
+        if spans is None:
+            facts(self._out, ("trace", "needs the SDK: pip install 'onion-agent-runtime[otel]'"))
+        else:
+            self._out.print(spans.tree(result.trace_id, self._out.width))
+
+    async def _limit(self, executor: AgentExecutor, admitted: int) -> None:
+        title(self._out, "One request too many", f"{admitted} in an hour are admitted, and used up above")
+        result = await executor.execute(self._context("One more?", self._key))
+        details = result.error_details
+        self._outcome(result)
+        facts(
+            self._out,
+            ("limit", f"{details['limit']:g} in {details['per']:,g} s, {details['remaining']} remaining"),
+            ("retry after", f"{result.retry_after or 0:,.1f} s"),
+        )
 
     async def _refuse(self, executor: AgentExecutor) -> None:
         title(self._out, "A wrong key", "an API key of the right form that nobody issued")
@@ -129,3 +175,11 @@ class Tour:
         self._answer.end_apart()
         line = Text(f"{' ' * INDENT}{tool:<7}{printable(asked)}", style="dim")
         self._out.print(line, no_wrap=True, overflow="ellipsis")
+
+
+def _spans() -> "Spans | None":
+    """`None` where the SDK is not installed: the demo goes on without a trace."""
+    try:
+        return late.spans()()
+    except CommandFailed:
+        return None
