@@ -1,10 +1,13 @@
 """Each shipped layer keeps the promises of `MiddlewareContract`."""
 
+from collections.abc import Sequence
+
 from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from tests.stores.waited import waited
 
-from agent_runtime import Layer, MemoryKeyValueStore
+from agent_runtime import AgentContext, Layer, MemoryKeyValueStore, Secret
 from agent_runtime.testing import MiddlewareContract
 from agent_runtime_middleware.auth import ApiKeys, AuthMiddleware
 from agent_runtime_middleware.cache import CacheMiddleware
@@ -20,6 +23,12 @@ from agent_runtime_middleware.validation import ValidationMiddleware
 class TestAuthMiddleware(MiddlewareContract):
     def make(self) -> Layer:
         return AuthMiddleware(ApiKeys({}))
+
+    def other_contexts(self) -> Sequence[AgentContext]:
+        return [
+            AgentContext(current_task="Without a credential."),
+            AgentContext(current_task="With a wrong one.", credential=Secret("wrong")),
+        ]
 
 
 class TestLoggingMiddleware(MiddlewareContract):
@@ -89,6 +98,11 @@ class TestMetricsMiddleware(MiddlewareContract):
         return MetricsMiddleware(MeterProvider(shutdown_on_exit=False))
 
 
+class TestMetricsMiddlewareThatIsRead(MiddlewareContract):
+    def make(self) -> Layer:
+        return MetricsMiddleware(MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False))
+
+
 class TestMetricsMiddlewareWithoutAnSdk(MiddlewareContract):
     def make(self) -> Layer:
         return MetricsMiddleware()
@@ -99,3 +113,6 @@ class TestValidationMiddleware(MiddlewareContract):
         return ValidationMiddleware(
             max_characters=10_000, max_bytes=100_000, max_messages=100, max_depth=8, metadata=dict
         )
+
+    def other_contexts(self) -> Sequence[AgentContext]:
+        return [AgentContext(user_id="ann", current_task="long " * 3_000)]

@@ -1,0 +1,129 @@
+"""A run is the same run, streamed or not, and with the layer as without it."""
+
+from collections.abc import Mapping
+
+from agent_runtime.lint import Stage
+from agent_runtime.stream import Emit, Reset, TextDelta
+from agent_runtime.testing.middleware_contract import LayerContract
+from agent_runtime.testing.middleware_passage import Passage
+from agent_runtime.testing.middleware_scene import FORMS, Form, Told, as_text, differences_of, plain, taking_resets
+
+
+class ParityPromises(LayerContract):
+    """Promises about runs that nothing disturbs."""
+
+    async def test_a_healthy_run_gives_the_same_in_every_form_and_without_the_layer(self) -> None:
+        context = self.new_context()
+        expected = await self.bare(Passage(context), plain)
+        for name, form in FORMS.items():
+            passage = Passage(context)
+            async with self.opened(self.make()) as scene:
+                told = await scene.run(passage, form)
+            _check_crossings(passage, name)
+            assert told.outcome == expected.outcome, (
+                f"{name} does not give what the same run gives without the layer: {differences_of(told.outcome, expected.outcome)}"
+            )
+
+    async def test_a_run_that_is_repeated_gives_the_same_in_every_form(self) -> None:
+        """The layer may know the answer then, and must tell it in each form."""
+        context = self.new_context()
+        expected: Mapping[str, object] | None = None
+        for name, form in FORMS.items():
+            async with self.opened(self.make()) as scene:
+                await scene.run(Passage(context), form)
+                again = await scene.run(Passage(context), form)
+            self._check_text(again, name, form)
+            expected = expected or again.outcome
+            assert again.outcome == expected, (
+                f"{name}, of a run that was there before, does not give what execute() gives then: "
+                f"{differences_of(again.outcome, expected)}"
+            )
+
+    async def test_events_pass_unchanged_and_in_order(self) -> None:
+        context = self.new_context()
+        for name, form in FORMS.items():
+            expected = await self.bare(Passage(context), form)
+            async with self.opened(self.make()) as scene:
+                told = await scene.run(Passage(context), form)
+            assert self._story(told) == self._story(expected), (
+                f"{name} gives other events than without the layer, compare (holds_text={self.holds_text}):\n"
+                f"{self._story(told)}\n{self._story(expected)}"
+            )
+            self._check_text(told, name, form)
+
+    async def test_what_it_refuses_or_answers_itself_is_the_same_in_every_form(self) -> None:
+        for context in self.other_contexts():
+            expected: Mapping[str, object] | None = None
+            for name, form in FORMS.items():
+                async with self.opened(self.make()) as scene:
+                    told = await scene.run(Passage(context), form)
+                    self._check_text(told, name, form)
+                expected = expected or _words(told)
+                assert _words(told) == expected, (
+                    f"{name} of {context!r} does not give what execute() gives: {differences_of(_words(told), expected)}"
+                )
+
+    async def test_what_it_is_given_stays_as_it_is(self) -> None:
+        for name, form in FORMS.items():
+            passage = self.passage()
+            async with self.opened(self.make()) as scene:
+                await scene.run(passage, form)
+            for crossing in passage.crossings:
+                assert not crossing.changed, (
+                    f"{name}: the {crossing.stage} stage has changed {crossing.changed} in place; pass on a copy"
+                )
+
+    async def test_text_that_is_withdrawn_inside_is_withdrawn_outside(self) -> None:
+        """`Reset`, from a retry further inside, at the run and at the model stage."""
+        for stage in (Stage.RUN, Stage.MODEL):
+            step = 1 if stage is Stage.MODEL else 0
+
+            async def starts_anew(emit: Emit, step: int = step) -> None:
+                await emit(TextDelta(text="Nothing at all.", step=step))
+                await emit(Reset(step=step))
+
+            context = self.new_context()
+            expected = await self.bare(Passage(context, at=(stage, "before"), happens=starts_anew), taking_resets)
+            async with self.opened(self.make()) as scene:
+                told = await scene.run(Passage(context, at=(stage, "before"), happens=starts_anew), taking_resets)
+            assert told.texts() == expected.texts(), (
+                f"the {stage} stage did not let a Reset pass, or gave out text that it had withdrawn: in the end "
+                f"{told.texts()} stands, and without the layer {expected.texts()}"
+            )
+            assert self.holds_text or told.story == expected.story, (
+                f"the {stage} stage changed the events around a Reset: {told.story}, and not {expected.story}"
+            )
+
+    def _story(self, told: Told) -> object:
+        """What of the events is the same behind the layer."""
+        if not self.holds_text:
+            return told.story
+        return told.texts(), [event for event in told.story if not isinstance(event, TextDelta)]
+
+    def _check_text(self, told: Told, name: str, form: Form) -> None:
+        if told.result is None or not told.result.success or not told.streamed:
+            return
+        texts = told.texts()
+        said = texts[max(texts)] if texts else ""
+        is_answer = said.endswith(told.result.output) if form is as_text else said == told.result.output
+        assert is_answer, f"{name}: the text of the last step is {said!r}, and the output {told.result.output!r}"
+
+
+def _check_crossings(passage: Passage, name: str) -> None:
+    for crossing in passage.crossings:
+        assert len(crossing.calls) == 1, (
+            f"{name}: the {crossing.stage} stage called what is inside {len(crossing.calls)} times in a healthy run"
+        )
+        assert not crossing.calls[0].late, f"{name}: the {crossing.stage} stage made its call when it was over"
+        assert crossing.left == crossing.calls[0].gave or crossing.stage is Stage.RUN, (
+            f"{name}: the {crossing.stage} stage gave {crossing.left!r} for {crossing.calls[0].gave!r}"
+        )
+
+
+def _words(told: Told) -> dict[str, object]:
+    """Of a run that the layer ended: what has no time in it."""
+    if told.result is None:
+        return {"raised": type(told.error)}
+    fields = ("success", "output", "data", "error_type", "retryable", "served_by", "finish_reason", "usage", "messages")
+    words: dict[str, object] = {name: getattr(told.result, name) for name in fields}
+    return words | {"exception": type(told.result.exception)}
