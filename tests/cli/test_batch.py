@@ -390,6 +390,17 @@ def test_a_terminal_gets_a_bar_in_its_width_and_the_summary(folder: Path) -> Non
     assert all(len(line) <= 60 for line in text.rpartition("succeeded")[2].splitlines())
 
 
+def test_a_terminal_that_is_closed_ends_the_batch_as_ctrl_c_does(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABOUR_TAKES", "0.3")
+    ask(folder, range(100))
+    with terminal(*OURS, cwd=folder, columns=60) as screen:
+        screen.read_until("/100")
+        wait_for_lines(folder, 1)
+        screen.close()
+        assert screen.process.wait(timeout=30) == 129
+    assert 8 <= len(outcomes(folder)) == logged(folder, "ended.log").total() < 100
+
+
 def test_without_a_terminal_a_line_tells_now_and_then(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent_runtime_adapters.cli.batch_progress._EVERY", 0.0)
     ask(folder, range(3))

@@ -99,6 +99,7 @@ def test_every_command_has_a_whole_line_of_help_at_60_columns(tmp_path: Path) ->
         "demo",
         "explain",
         "lint",
+        "plugins",
         "doctor",
         "sessions",
     ]

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from contextlib import suppress
 from inspect import cleandoc
 from pathlib import Path
 from typing import Annotated
@@ -108,16 +109,22 @@ def _has_bar(output: Output) -> bool:
 
 def _tell(summary: Summary, output: Output, code: int, *, as_json: bool) -> None:
     """Print the summary, and end as the batch has ended."""
-    if as_json:
-        typer.echo(msgspec.json.encode(summary), err=not output.lasting)
-    else:
-        show(summary, console(stderr=not output.lasting))
     if code:
+        with suppress(OSError):  # a terminal that was closed takes none
+            _print(summary, output, as_json=as_json)
         raise Interrupted(f"interrupted; {_go_on(summary, output)}", code=code)
+    _print(summary, output, as_json=as_json)
     if not summary.flawless:
         if output.lasting:
             notice("the same command runs again what may succeed later; with --retry-failed, all that failed")
         raise typer.Exit(FAILED)
+
+
+def _print(summary: Summary, output: Output, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(msgspec.json.encode(summary), err=not output.lasting)
+    else:
+        show(summary, console(stderr=not output.lasting))
 
 
 def _go_on(summary: Summary, output: Output) -> str:

@@ -1,7 +1,7 @@
 """How far a batch is: a bar on a terminal, now and then a line elsewhere."""
 
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import Protocol
 
@@ -33,15 +33,20 @@ def progress(tally: Tally, total: int, *, bar: bool) -> Generator[Told]:
         TextColumn("{task.fields[failed]}", style="red"),
         TimeRemainingColumn(compact=True),
     )
-    with Progress(*columns, console=console(stderr=True), transient=True, expand=True) as shown:
-        began = monotonic()
-        task = shown.add_task("", total=total, rate=0.0, failed=_failures(tally))
+    shown = Progress(*columns, console=console(stderr=True), transient=True, expand=True)
+    began = monotonic()
+    task = shown.add_task("", total=total, rate=0.0, failed=_failures(tally))
 
-        def tell() -> None:
-            done = tally.ended - before
-            shown.update(task, completed=done, rate=done / (monotonic() - began), failed=_failures(tally))
+    def tell() -> None:
+        done = tally.ended - before
+        shown.update(task, completed=done, rate=done / (monotonic() - began), failed=_failures(tally))
 
+    shown.start()
+    try:
         yield tell
+    finally:
+        with suppress(OSError):  # a terminal that was closed
+            shown.stop()
 
 
 def _failures(tally: Tally) -> str:
@@ -63,4 +68,5 @@ class _Lines:
         if now - self._said >= _EVERY:
             self._said = now
             words = (f"{self._tally.ended - self._before:,} of {self._total:,} lines", _failures(self._tally))
-            notice(", ".join(filter(None, words)))
+            with suppress(OSError):  # nobody listens any more; the results have a place of their own
+                notice(", ".join(filter(None, words)))
