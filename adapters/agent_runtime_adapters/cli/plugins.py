@@ -48,7 +48,7 @@ def plugins(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Show the options of this one.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List the layers that a pipeline file can name.
+    """List layers that a pipeline file can name.
 
     Each is imported to see what it is. One that cannot be is listed with the reason.
     """
