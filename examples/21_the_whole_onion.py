@@ -61,7 +61,7 @@ def tree(spans: Sequence[ReadableSpan], parent: SpanContext | None = None, inden
     for span in spans:
         if span.parent == parent:
             told = span.attributes or {}
-            print(f"{indent}{span.name}:", *[f"{what} {told[name]}" for name, what in SHOWN.items() if name in told])
+            print(f"{indent}{span.name}:", *[f"{what} {told[name]!s}" for name, what in SHOWN.items() if name in told])
             tree(spans, span.context, indent + "   ")
 
 
@@ -94,8 +94,8 @@ async def main() -> None:
         if metric.name == "agent_runtime.run.duration":
             for point in metric.data.data_points:
                 told = point.attributes or {}
-                by = told.get("agent_runtime.served_by", "a layer that refused it:")
-                print("  ", getattr(point, "count", 0), "by", by, told.get("error.type", ""))
+                how = f"by the {told['agent_runtime.served_by']!s}" if "error.type" not in told else told["error.type"]
+                print("  ", getattr(point, "count", 0), how)
 
 
 if __name__ == "__main__":
@@ -126,8 +126,8 @@ if __name__ == "__main__":
 #    authentication - by the layer
 #    invoke_agent cook: attempts 1 error authentication
 # runs, as they are measured
-#    2 by agent
-#    1 by cache
-#    1 by a layer that refused it: limit
-#    1 by a layer that refused it: rate_limit
-#    1 by a layer that refused it: authentication
+#    2 by the agent
+#    1 by the cache
+#    1 limit
+#    1 rate_limit
+#    1 authentication
