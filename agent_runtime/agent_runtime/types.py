@@ -91,6 +91,9 @@ class FunctionCall(Value, frozen=True, kw_only=True, omit_defaults=True):
     name: str
     arguments: str = "{}"
 
+    def __repr__(self) -> str:
+        return f"FunctionCall(id={self.id!r}, name={self.name!r}, {len(self.arguments)} characters)"
+
 
 class MessageChanges(TypedDict, total=False):
     """What `Message.replace` takes."""

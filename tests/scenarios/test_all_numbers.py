@@ -13,6 +13,7 @@ ANSWERED = {
     *(67, 68),  # how much is admitted
     *(69, 72),  # what may go in
     *(73, 75, 77, 79),  # resilience and tools
+    *(84, 85),  # what OpenTelemetry is told
 }
 
 

@@ -25,7 +25,7 @@ from agent_runtime import (
     ToolResult,
 )
 from agent_runtime_middleware.telemetry.ending import SUCCESS, Ending, label, of_run, of_tool, raised, served_by
-from agent_runtime_middleware.telemetry.provider import records
+from agent_runtime_middleware.telemetry.provider import LOOK_EVERY, records
 
 Labels: TypeAlias = Mapping[str, str | bool]
 Instrument: TypeAlias = Counter | Histogram | UpDownCounter
@@ -52,10 +52,10 @@ class MetricsMiddleware(BaseMiddleware):
 
     `await bus.subscribe(EventType.CACHE_HIT, metrics.count)` counts events of a type as well.
 
-    Where no provider is set, the layer does nothing but look for one. What the SDK raises changes nothing about the run; it
+    Where no provider is set, the layer does nothing but look for one, once a second. What the SDK raises changes nothing about the run; it
     is counted in `lost`.
 
-    Cost: one look at the provider per call without an SDK; with one, two looks at a clock and one to three measurements per
+    Cost: one look at a clock per call without an SDK; with one, two looks at a clock and one to three measurements per
     call, and in streamed model calls one more function call per piece.
     Order: outside the layers that may refuse, or refusals are not measured. Inside a retry it measures each attempt.
     """
@@ -69,6 +69,7 @@ class MetricsMiddleware(BaseMiddleware):
             )
         self.lost = 0
         self.overflowed = 0
+        self._next_look = 0.0
         self._provider = meter_provider
         self._instruments: _Instruments | None = None
         self._room = max_series - _INSTRUMENTS  # the others are for what overflows
@@ -202,6 +203,10 @@ class MetricsMiddleware(BaseMiddleware):
         return labels
 
     def _configured(self) -> "_Instruments | None":
+        now = perf_counter()
+        if now < self._next_look:
+            return None
+        self._next_look = now + LOOK_EVERY
         try:
             provider = get_meter_provider() if self._provider is None else self._provider
             if records(provider, MeterProvider):

@@ -1,5 +1,10 @@
 """Whether there is anybody to tell."""
 
+from typing import Final
+
+LOOK_EVERY: Final = 1.0
+"""Seconds between two looks for a provider: a look takes a microsecond, and one that cannot be loaded logs a traceback."""
+
 
 def records(provider: object, api: type) -> bool:
     """Whether this is more than one of the API's own providers, which stand in where no SDK is set and do nothing.

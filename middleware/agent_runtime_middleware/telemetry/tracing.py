@@ -1,6 +1,7 @@
 """A span for each run, each model call and each tool call."""
 
 from collections.abc import Callable, Mapping
+from time import perf_counter
 from types import TracebackType
 from typing import Any, Self
 
@@ -32,7 +33,7 @@ from agent_runtime import (
 )
 from agent_runtime_middleware.telemetry.content import arguments_json, messages_json
 from agent_runtime_middleware.telemetry.ending import SUCCESS, Ending, label, of_run, of_tool, raised, served_by
-from agent_runtime_middleware.telemetry.provider import records
+from agent_runtime_middleware.telemetry.provider import LOOK_EVERY, records
 
 _RUN_OF = create_key("agent_runtime.run_id")
 """In an OpenTelemetry context: the run that it is part of."""
@@ -66,10 +67,10 @@ class TracingMiddleware(BaseMiddleware):
             is not ours only its type. Credentials are never put there.
         max_content: Characters in one such attribute.
 
-    Where no provider is set, the layer does nothing but look for one. What the SDK raises changes nothing about the run; it
+    Where no provider is set, the layer does nothing but look for one, once a second. What the SDK raises changes nothing about the run; it
     is counted in `lost`.
 
-    Cost: one look at the provider per call without an SDK; with one, a span per run and call, nothing per piece of a stream.
+    Cost: one look at a clock per call without an SDK; with one, a span per run and call, nothing per piece of a stream.
     Order: the outermost, so that refusals and all events have their trace. Inside a retry each attempt has a span.
     """
 
@@ -80,6 +81,7 @@ class TracingMiddleware(BaseMiddleware):
     ) -> None:
         self.lost = 0
         self.max_content = max_content if content else 0
+        self._next_look = 0.0
         self._provider = tracer_provider
         self._tracer: Tracer | None = None
         self._inside = StateKey[Context]("tracing")
@@ -137,6 +139,10 @@ class TracingMiddleware(BaseMiddleware):
         return context.run.state.get(self._inside, current)
 
     def _configured(self) -> Tracer | None:
+        now = perf_counter()
+        if now < self._next_look:
+            return None
+        self._next_look = now + LOOK_EVERY
         try:
             provider = get_tracer_provider() if self._provider is None else self._provider
             if records(provider, TracerProvider):
