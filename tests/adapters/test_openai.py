@@ -723,7 +723,8 @@ async def test_the_last_exit_closes_and_the_client_can_be_used_again(chat_server
 
 
 async def test_its_identity_is_endpoint_and_model_and_nothing_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    url = "https://ann:sk-in-the-url@models.example:8443/v1/?token=sk-in-the-query"
+    password = "sk-in-the-url"
+    url = f"https://ann:{password}@models.example:8443/v1/?token=sk-in-the-query"
     assert OpenAIClient("m1", base_url=url, api_key=KEY).identity == "models.example:8443/v1 m1"
     assert OpenAIClient(base_url=url).identity == "models.example:8443/v1 "
     async with AsyncOpenAI(base_url="http://models.example/v2/", api_key=KEY) as library:
