@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import a_runs, b_streams, c_waiting, d_stores, e_limits, f_events, g_weight, h_values
+from benchmarks import a_runs, b_streams, c_waiting, d_stores, e_limits, f_events, g_weight, h_values, l_layers
 from benchmarks.budgets import BUDGETS, Budget
 from benchmarks.harness import Case, Outcome, measure
 from benchmarks.report import json_lines, over_budget, replaced, row, table
@@ -23,6 +23,7 @@ CASES = (
     *f_events.CASES,
     *g_weight.CASES,
     *h_values.CASES,
+    *l_layers.CASES,
 )
 
 ROUNDS, SECONDS = 9, 0.1  # of a run, and of one side in one round
