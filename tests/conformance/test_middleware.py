@@ -31,6 +31,16 @@ class TestAuthMiddleware(MiddlewareContract):
         ]
 
 
+class TestAuthMiddlewareOfAPresentedKey(MiddlewareContract):
+    key, record = ApiKeys.generate("ann")
+
+    def make(self) -> Layer:
+        return AuthMiddleware(ApiKeys({self.record.prefix: self.record}))
+
+    def context(self) -> AgentContext:
+        return AgentContext(user_id="ann", current_task="What is in the pond?", credential=self.key)
+
+
 class TestLoggingMiddleware(MiddlewareContract):
     def make(self) -> Layer:
         return LoggingMiddleware()

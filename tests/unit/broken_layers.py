@@ -87,7 +87,7 @@ class RefusesStreamsOtherwise(BaseMiddleware):
             return await call_next(context)
         if context.run.streaming:
             return AgentResult(output="This is forbidden.")
-        raise AgentFailed("this is forbidden", result=None)
+        raise KeyError("this is forbidden")
 
 
 # Events

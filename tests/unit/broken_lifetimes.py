@@ -1,6 +1,7 @@
 """More layers that break one thing each: what they do with a cancellation, with many runs, and what they leave behind."""
 
 import threading
+from contextlib import suppress
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Self
@@ -12,6 +13,7 @@ from anyio.lowlevel import checkpoint
 from agent_runtime import (
     AgentContext,
     AgentResult,
+    AgentRuntimeError,
     BaseMiddleware,
     CallNext,
     ModelRequest,
@@ -99,6 +101,30 @@ class LeavesTheCallBehind(BaseMiddleware):
         if isinstance(outcome[0], Exception):
             raise outcome[0]
         return outcome[0]
+
+
+class CallsLater(BaseMiddleware):
+    """Asks once more when it has answered, to know better the next time."""
+
+    group: TaskGroup
+
+    async def __aenter__(self) -> Self:
+        self.group = await anyio.create_task_group().__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.group.__aexit__(None, None, None)
+
+    async def process(self, context: AgentContext, call_next: CallNext) -> AgentResult:
+        async def refresh() -> None:
+            with suppress(AgentRuntimeError):
+                await call_next(context)
+
+        result = await call_next(context)
+        self.group.start_soon(refresh)
+        return result
 
 
 class BreaksWhenCancelled(BaseMiddleware):

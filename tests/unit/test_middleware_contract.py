@@ -78,6 +78,7 @@ BROKEN = {
     "TranslatesCancel": f"{CANCELLED}, leaves early",
     "Shields": "cancelled inside",
     "LeavesTheCallBehind": f"{CANCELLED}, leaves early",
+    "CallsLater": f"healthy, {CANCELLED}",
     "BreaksWhenCancelled": f"{CANCELLED}, leaves early, cancelled inside, left",
     "StartsAllTheSame": "cancelled, cancelled pushed, cancelled inside",  # a stream that was left lets nothing start
     "KeepsTheRun": "many, one question",

@@ -1,14 +1,15 @@
 """What each part of the contract of layers stands on: a layer, runs of it, and what one may say of itself."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import ClassVar
 
 from agent_runtime.context import AgentContext
 from agent_runtime.ids import new_id
 from agent_runtime.lint import Stage
 from agent_runtime.pipeline import Layer
+from agent_runtime.testing.leaks import Leak, no_leaks
 from agent_runtime.testing.middleware_passage import Happening, Passage, Place
 from agent_runtime.testing.middleware_scene import Form, Scene, Told, opened
 
@@ -32,7 +33,8 @@ class LayerContract:
     def context(self) -> AgentContext:
         """What the runs ask for; override it for a layer that wants more.
 
-        Each run gets an id appended to its task, and, where it presents no credential, to its user.
+        Each run gets an id appended to its task and, where it presents no credential, to its user. With a credential it
+        names that one's user.
         """
         return AgentContext(
             agent_id="contract", user_id="user", current_task="What is in the pond?", metadata={"tags": ["contract"]}
@@ -57,10 +59,17 @@ class LayerContract:
         """A scene around `layer`; `None` is one in which nothing is watched."""
         return opened(layer, patience=self.patience, opens=opens)
 
-    async def bare(self, passage: Passage, form: Form) -> Told:
-        """The same run without the layer."""
+    async def bare(
+        self,
+        context: AgentContext,
+        form: Form,
+        *,
+        at: tuple[Stage, Place] | None = None,
+        happens: Happening | None = None,
+    ) -> Told:
+        """The same run without the layer, and so without a credential."""
         async with self.opened(None) as scene:
-            return await scene.run(passage, form)
+            return await scene.run(Passage(context.replace(credential=None), at=at, happens=happens), form)
 
     async def works(self, scene: Scene, form: Form, when: str) -> None:
         """Have a healthy run pass, with its own answer."""
@@ -69,3 +78,13 @@ class LayerContract:
         assert told.result is not None and told.result.output == passage.answer, (
             f"{when}, the same layer does not serve a healthy run any more: it gave {told.raised or told.result!r}"
         )
+
+
+@asynccontextmanager
+async def none_left(of: str) -> AsyncGenerator[None]:
+    """No task, thread or file of the body is left; `of` says what it was."""
+    try:
+        async with no_leaks():
+            yield
+    except Leak as leak:
+        raise AssertionError(f"{of} left something behind: {leak}") from None

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from itertools import count
 from typing import NoReturn
 
 import anyio
@@ -56,17 +55,9 @@ class FailurePromises(LayerContract):
 
     async def test_an_emit_that_raises_ends_the_run(self) -> None:
         async with self.opened(self.make()) as scene:
-            for number in count():
-                passage = self.passage()
-                told = await scene.run(passage, _leaving_by_error(number))
-                if isinstance(told.events[-1], RunCompleted):
-                    break
-                for crossing in passage.crossings:
-                    _check_gone(crossing, f"the emit of event {number} raised", at_once=True)
-                assert isinstance(told.raised, ConsumerGone), (
-                    f"the emit of event {number} raised, and the run gave {told.raised or told.result!r}, "
-                    "not ConsumerGone: let it pass as it is"
-                )
+            number = 0
+            while await self._is_ended_by_emit(scene, number):
+                number += 1
             await self.works(scene, pushed, "after runs whose consumer went away")
 
     async def test_a_consumer_that_leaves_early_waits_for_the_layers_clean_up(self) -> None:
@@ -82,6 +73,20 @@ class FailurePromises(LayerContract):
                         f"{when}, and the {crossing.stage} stage is still at work when the block has been left"
                     )
             await self.works(scene, streamed, "after streams that were left early")
+
+    async def _is_ended_by_emit(self, scene: Scene, number: int) -> bool:
+        """Have the emit of that event raise; false when the run ends before."""
+        passage = self.passage()
+        told = await scene.run(passage, _leaving_by_error(number))
+        if isinstance(told.events[-1], RunCompleted):
+            return False
+        for crossing in passage.crossings:
+            _check_gone(crossing, f"the emit of event {number} raised", at_once=True)
+        assert isinstance(told.raised, ConsumerGone), (
+            f"the emit of event {number} raised, and the run gave {told.raised or told.result!r}, "
+            "not ConsumerGone: let it pass as it is"
+        )
+        return True
 
     async def _check_error(self, scenes: Mapping[str, Scene], stage: Stage, place: Place, error: Exception) -> None:
         context, outcomes = self.new_context(), dict[str, Mapping[str, object]]()
@@ -145,10 +150,8 @@ def _leaving_by_error(number: int) -> Form:
 def _leaving_early(number: int) -> Form:
     async def form(executor: AgentExecutor, passage: Passage, told: Told) -> None:
         async with executor.stream(passage.context, principal=passage.principal) as stream:
-            async for event in stream:
-                told.events.append(event)
-                if len(told.events) == number:
-                    break
+            while len(told.events) < number:
+                told.events.append(await anext(stream))
             passage.strike()
 
     return form

@@ -1,19 +1,15 @@
 """Runs share nothing, and leave nothing behind."""
 
 import contextvars
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from itertools import pairwise
 
 import anyio
 from anyio.lowlevel import checkpoint
 
-from agent_runtime.context import AgentContext
 from agent_runtime.lint import Stage
 from agent_runtime.stream import Emit
 from agent_runtime.testing.growth import growth, sizes
-from agent_runtime.testing.leaks import Leak, no_leaks
-from agent_runtime.testing.middleware_contract import LayerContract
+from agent_runtime.testing.middleware_contract import LayerContract, none_left
 from agent_runtime.testing.middleware_passage import Passage
 from agent_runtime.testing.middleware_scene import FORMS, Form, Scene, Told, plain, pushed, streamed
 
@@ -37,6 +33,7 @@ class IsolationPromises(LayerContract):
         async def run(scene: Scene, form: Form) -> None:
             passage = self.passage(at=(Stage.MODEL, "middle"), happens=waits_for_all)
             ended.append((passage, await scene.run(passage, form)))
+            all_there.set()  # one that was refused keeps nobody waiting
 
         layer, ended, forms = self.make(), list[tuple[Passage, Told]](), tuple(FORMS.values())
         async with self.opened(layer) as one, self.opened(layer, opens=False) as other:
@@ -54,40 +51,36 @@ class IsolationPromises(LayerContract):
     async def test_runs_of_one_question_at_once_do_not_disturb_each_other(self) -> None:
         """Of runs that ask the same for the same user, the first to come to the model meets a bug, or is cancelled."""
         for ending in ("fails", "is cancelled"):
-            context, layer = self.new_context(), self.make()
-            first: list[Passage] = []
-            others: list[tuple[Passage, Told]] = []
-
-            async def ask(
-                scene: Scene,
-                form: Form,
-                context: AgentContext = context,
-                ending: str = ending,
-                first: list[Passage] = first,
-                others: list[tuple[Passage, Told]] = others,
-            ) -> None:
-                async def happens(emit: Emit) -> None:
-                    await checkpoint()
-                    if not first:
-                        first.append(passage)
-                        await _end_as(ending, scope)
-
-                with anyio.CancelScope() as scope:
-                    passage = Passage(context, at=(Stage.MODEL, "middle"), happens=happens)
-                    told = await scene.run(passage, form)
-                    if passage not in first:
-                        others.append((passage, told))
-
-            async with self.opened(layer) as scene:
-                with anyio.move_on_after(self.patience):
-                    async with anyio.create_task_group() as group:
-                        for form in (*FORMS.values(), *FORMS.values()):
-                            group.start_soon(ask, scene, form)
+            others = await self._ask_together(ending)
             assert len(others) == 2 * len(FORMS) - 1, (
                 f"when one of {2 * len(FORMS)} runs of one question {ending}, only {len(others)} others come to an end"
             )
             for passage, told in others:
                 _check_own(passage, told, f"a run while another one of the same question {ending}")
+
+    async def _ask_together(self, ending: str) -> list[tuple[Passage, Told]]:
+        """Runs of one question, two in each form; all but the one that ended so."""
+        context, first, others = self.new_context(), list[Passage](), list[tuple[Passage, Told]]()
+
+        async def ask(scene: Scene, form: Form) -> None:
+            async def happens(emit: Emit) -> None:
+                await checkpoint()
+                if not first:
+                    first.append(passage)
+                    await _end_as(ending, scope)
+
+            with anyio.CancelScope() as scope:
+                passage = Passage(context, at=(Stage.MODEL, "middle"), happens=happens)
+                told = await scene.run(passage, form)
+                if passage not in first:
+                    others.append((passage, told))
+
+        async with self.opened(self.make()) as scene:
+            with anyio.move_on_after(self.patience):
+                async with anyio.create_task_group() as group:
+                    for form in (*FORMS.values(), *FORMS.values()):
+                        group.start_soon(ask, scene, form)
+        return others
 
     async def test_nothing_is_kept_of_runs_that_have_ended(self) -> None:
         """Of healthy runs, failed ones and cancelled ones, each of another user; what grows and grows is kept."""
@@ -112,7 +105,7 @@ class IsolationPromises(LayerContract):
                 for ending in _ENDINGS:
                     of = f"{name} of a run that {ending}"
                     before = _variables()
-                    async with _none_left(of):
+                    async with none_left(of):
                         await self._end(scene, form, ending)
                     changed = [
                         variable.name for variable, value in _variables().items() if before.get(variable) != value
@@ -122,7 +115,7 @@ class IsolationPromises(LayerContract):
     async def test_a_second_lifespan_works_like_the_first(self) -> None:
         layer = self.make()
         for lifespan in ("first", "second"):
-            async with _none_left(f"the {lifespan} lifespan"), self.opened(layer) as scene:
+            async with none_left(f"the {lifespan} lifespan"), self.opened(layer) as scene:
                 for form in FORMS.values():
                     await self.works(scene, form, f"in the {lifespan} lifespan")
 
@@ -144,15 +137,6 @@ class IsolationPromises(LayerContract):
 
 
 _ENDINGS = ("succeeds", "fails", "is cancelled")
-
-
-@asynccontextmanager
-async def _none_left(of: str) -> AsyncGenerator[None]:
-    try:
-        async with no_leaks():
-            yield
-    except Leak as leak:
-        raise AssertionError(f"{of} left something behind: {leak}") from None
 
 
 def _variables() -> dict[contextvars.ContextVar[object], object]:

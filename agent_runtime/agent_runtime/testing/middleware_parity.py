@@ -14,7 +14,7 @@ class ParityPromises(LayerContract):
 
     async def test_a_healthy_run_gives_the_same_in_every_form_and_without_the_layer(self) -> None:
         context = self.new_context()
-        expected = await self.bare(Passage(context), plain)
+        expected = await self.bare(context, plain)
         for name, form in FORMS.items():
             passage = Passage(context)
             async with self.opened(self.make()) as scene:
@@ -42,7 +42,7 @@ class ParityPromises(LayerContract):
     async def test_events_pass_unchanged_and_in_order(self) -> None:
         context = self.new_context()
         for name, form in FORMS.items():
-            expected = await self.bare(Passage(context), form)
+            expected = await self.bare(context, form)
             async with self.opened(self.make()) as scene:
                 told = await scene.run(Passage(context), form)
             assert self._story(told) == self._story(expected), (
@@ -83,7 +83,7 @@ class ParityPromises(LayerContract):
                 await emit(Reset(step=step))
 
             context = self.new_context()
-            expected = await self.bare(Passage(context, at=(stage, "before"), happens=starts_anew), taking_resets)
+            expected = await self.bare(context, taking_resets, at=(stage, "before"), happens=starts_anew)
             async with self.opened(self.make()) as scene:
                 told = await scene.run(Passage(context, at=(stage, "before"), happens=starts_anew), taking_resets)
             assert told.texts() == expected.texts(), (
