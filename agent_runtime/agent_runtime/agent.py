@@ -232,10 +232,9 @@ class _Completing:
 
     def __init__(self, client: Any) -> None:
         self._client = client
-
-    @property
-    def identity(self) -> str:
-        return client_identity(self._client)
+        self.identity = client_identity(client)
+        self.model = getattr(client, "model", None)
+        self.provider = getattr(client, "provider", None)
 
     async def complete(self, request: ModelRequest, /) -> ModelResponse:
         parameters = {**request.parameters, "tools": request.tools} if request.tools else request.parameters

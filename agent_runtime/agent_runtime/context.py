@@ -312,7 +312,9 @@ class LLMClient(Protocol):
     """A language model. One method; a client that only has `async generate(prompt, **params)` is accepted too.
 
     It may have an attribute `identity`: text that tells its answers from those of another client, such as endpoint and model,
-    and no secret. Caches go by it; without one, by the client's class and its `model`.
+    and no secret. Caches go by it; without one, by the client's class and its `model`. Its attributes `model` (who is asked
+    unless a request names another) and `provider` (in the words of OpenTelemetry's `gen_ai.provider.name`) are for
+    whoever looks on: `ModelRequest.model` and `provider`.
     """
 
     async def complete(self, request: "ModelRequest", /) -> ModelResponse:
@@ -396,6 +398,18 @@ class ModelRequest(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     def run(self) -> Run:
         """The run that asks."""
         return self.context.run
+
+    @property
+    def model(self) -> str | None:
+        """Which model is asked: the parameter's, or else the client's own; `None` where neither says."""
+        model = self.parameters.get("model") or getattr(self.client, "model", None)
+        return model if isinstance(model, str) else None
+
+    @property
+    def provider(self) -> str | None:
+        """Whose model is asked, where the client says."""
+        provider = getattr(self.client, "provider", None)
+        return provider if isinstance(provider, str) else None
 
     def can_restart(self) -> bool:
         """Whether this step's text may be produced again: nothing of it has left the runtime yet."""

@@ -153,13 +153,22 @@ cyclic: list[Any] = []
 cyclic.append(cyclic)
 
 
-@pytest.mark.parametrize(
-    "unkeyed",
-    [object(), lambda: None, 2**70, "half \ud800", {"\udc00": 1}, {1: "a"}, {"a", 1}, cyclic, ScriptedLLMClient],
-    ids=str,
-)
-async def test_what_is_no_plain_value_has_no_key(unkeyed: object) -> None:
-    assert model_answer_key(request(parameters={"extra": unkeyed})) is None
+UNKEYED: dict[str, object] = {
+    "an object": object(),
+    "a function": lambda: None,
+    "a large integer": 2**70,
+    "half a character": "half \ud800",
+    "a key with half a character": {"\udc00": 1},
+    "a key that is no text": {1: "a"},
+    "a set": {1, "a"},
+    "a cycle": cyclic,
+    "a class": ScriptedLLMClient,
+}
+
+
+@pytest.mark.parametrize("unkeyed", UNKEYED)
+async def test_what_is_no_plain_value_has_no_key(unkeyed: str) -> None:
+    assert model_answer_key(request(parameters={"extra": UNKEYED[unkeyed]})) is None
 
 
 async def test_a_message_with_half_a_character_has_no_key() -> None:

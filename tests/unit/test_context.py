@@ -3,12 +3,15 @@ from datetime import UTC, datetime
 import pytest
 
 from agent_runtime import (
+    AgentConfig,
     AgentContext,
     AgentExecutor,
     AgentRuntimeError,
+    CallNext,
     ConfigurationError,
     InvalidInput,
     ModelRequest,
+    ModelResponse,
     Owner,
     Principal,
     ProviderUnavailable,
@@ -16,8 +19,10 @@ from agent_runtime import (
     State,
     StateKey,
     TextDelta,
+    model_middleware,
     translate,
 )
+from agent_runtime.testing import ScriptedLLMClient
 
 ASKED = AgentContext(user_id="ann", tenant_id="acme", session_id="s", current_task="hello")
 
@@ -102,3 +107,31 @@ def test_translate_turns_one_librarys_errors_into_ours() -> None:
     with pytest.raises(KeyError), translate(OSError, ProviderUnavailable, "the provider is down"):
         raise KeyError
     assert Reset(step=1) == Reset(step=1)
+
+
+async def test_a_request_says_which_model_is_asked_and_whose_it_is() -> None:
+    class Client(ScriptedLLMClient):
+        model = "own"
+        provider = "acme.models"
+
+    class Plain:
+        model = "plain"
+
+        async def generate(self, prompt: str, **parameters: object) -> str:
+            return prompt
+
+    seen: list[tuple[str | None, str | None]] = []
+
+    @model_middleware
+    async def look(request: ModelRequest, call_next: CallNext[ModelRequest, ModelResponse]) -> ModelResponse:
+        seen.append((request.model, request.provider))
+        return await call_next(request)
+
+    for client, config in (
+        (Client(["a"]), AgentConfig(name="a")),
+        (Client(["a"]), AgentConfig(name="a", model="named")),
+        (ScriptedLLMClient(["a"]), AgentConfig(name="a")),
+        (Plain(), AgentConfig(name="a")),
+    ):
+        await AgentExecutor(config=config, llm_client=client, middleware=[look]).execute(ASKED.replace(session_id=None))
+    assert seen == [("own", "acme.models"), ("named", "acme.models"), (None, None), ("plain", None)]

@@ -45,6 +45,8 @@ class OpenAIClient:
     many servers and older models refuse that. Without it the model reads the schema in its messages only.
     """
 
+    provider = "openai"  # by its protocol, whoever it is behind the endpoint
+
     def __init__(
         self,
         model: str | None = None,

@@ -19,10 +19,10 @@ from agent_runtime_middleware.rate_limit.quota import Wanted
 
 
 def wanted(request: ModelRequest) -> Wanted:
-    model, answer = request.parameters.get("model"), request.parameters.get("max_tokens")
+    answer = request.parameters.get("max_tokens")
     return Wanted(
         context=request.context,
-        model=model if isinstance(model, str) else None,
+        model=request.model,
         input=_input_tokens(request),
         answer=answer if isinstance(answer, int | float) and 0 <= answer < math.inf else None,
     )

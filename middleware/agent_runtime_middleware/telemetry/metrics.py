@@ -165,11 +165,12 @@ class MetricsMiddleware(BaseMiddleware):
         seconds: float,
         first: float | None,
     ) -> None:
-        model = request.parameters.get("model")
+        model, provider = request.model, request.provider
         told: dict[str, str | bool | None] = {
             names.GEN_AI_OPERATION_NAME: names.CHAT,
             names.GEN_AI_AGENT_NAME: label(request.context.agent_id),
-            names.GEN_AI_REQUEST_MODEL: label(model) if isinstance(model, str) else None,
+            names.GEN_AI_PROVIDER_NAME: None if provider is None else label(provider),
+            names.GEN_AI_REQUEST_MODEL: None if model is None else label(model),
             names.GEN_AI_RESPONSE_MODEL: None if response is None or response.model is None else label(response.model),
             names.CACHED: response is not None and response.cached,
         }

@@ -110,7 +110,7 @@ class TracingMiddleware(BaseMiddleware):
             return await call_next(request)
         response: ModelResponse | None = None
         retries = request.run.retries
-        model = request.parameters.get("model", "")
+        model = request.model or ""
         with _Open(self, tracer, self._inside_of(request.context), request.context, names.CHAT, model) as span:
             span.at_end = lambda: self._of_model(request, response, retries)
             if self.max_content:
@@ -184,6 +184,7 @@ class TracingMiddleware(BaseMiddleware):
         stop = request.parameters.get("stop")
         if isinstance(stop, list | tuple):
             told[names.GEN_AI_REQUEST_STOP_SEQUENCES] = [str(text) for text in stop]  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]  # the provider's JSON
+        told[names.GEN_AI_PROVIDER_NAME] = request.provider
         told[names.GEN_AI_REQUEST_STREAM] = request.stream
         told[names.STEP] = request.step
         told[names.ATTEMPT] = request.attempt

@@ -470,6 +470,16 @@ async def test_the_attributes_of_a_run(recorder: Recorder) -> None:
     }
 
 
+async def test_a_client_may_say_whose_model_it_asks(recorder: Recorder) -> None:
+    class Client(ScriptedLLMClient):
+        model, provider = "gpt-y", "openai"
+
+    config, layer = AgentConfig(name="shop"), TracingMiddleware(recorder.provider)
+    await AgentExecutor(config=config, llm_client=Client(["hi"]), middleware=[layer]).execute(ASKED)
+    told = attributes(recorder.named("chat gpt-y"))
+    assert (told["gen_ai.request.model"], told["gen_ai.provider.name"]) == ("gpt-y", "openai")
+
+
 async def test_the_attributes_of_a_model_call(recorder: Recorder) -> None:
     usage = Usage(input_tokens=9, output_tokens=4, cached_tokens=5, reasoning_tokens=1)
     await shop(recorder, ScriptedReply(text="hi", usage=usage, model="gpt-x-1")).execute(ASKED)
