@@ -1,6 +1,7 @@
 # Needs Python 3.11 or later with pip, make and git. Everything else is installed into .venv by the first target that needs it.
 
 VENV ?= .venv
+LITELLM_VENV = $(VENV)-litellm
 PYTHON ?= $(shell .ci/find-python)
 WORKERS ?= 2
 RUN = $(VENV)/bin/python -m
@@ -16,11 +17,12 @@ help:  ## Show this list.
 demo: $(VENV)/.demo-installed  ## Watch an agent answer questions about these docs, and go on after its process was killed.
 	$(VENV)/bin/agent-runtime demo
 
-test: $(VENV)/.dev-installed  ## Run all tests; core and middleware must be covered to the last branch.
+test: $(VENV)/.dev-installed $(LITELLM_VENV)/.installed  ## Run all tests; core and middleware must be covered to the last branch.
 	$(RUN) coverage erase
 	$(RUN) coverage run -m pytest -n $(WORKERS)
 	$(RUN) coverage combine --quiet
 	$(RUN) coverage report
+	$(LITELLM_VENV)/bin/python -m pytest tests/adapters_litellm
 
 test-all:  ## Run all tests on Python 3.11, 3.12 and 3.13, each in an environment of its own.
 	@for version in $(VERSIONS); do .ci/find-python $$version >/dev/null || missing=1; done; test -z "$$missing"
@@ -53,12 +55,14 @@ format: $(VENV)/.dev-installed  ## Sort imports, fix what can be fixed, format.
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
 
-constraints: $(VENV)/.dev-installed  ## Write constraints.txt anew from pyproject.toml: newest versions, no addresses.
-	$(VENV)/bin/uv pip compile --quiet --universal --upgrade --python-version 3.11 --no-emit-index-url --no-annotate \
-		--no-header --all-extras --group dev --group docs --output-file constraints.txt pyproject.toml
+constraints: $(VENV)/.dev-installed  ## Write both files of constraints anew from pyproject.toml: newest versions, no addresses.
+	$(COMPILE) --extra all --extra testing --group dev --group docs --output-file constraints.txt pyproject.toml
+	$(COMPILE) --extra litellm --extra testing --output-file constraints-litellm.txt pyproject.toml
+
+COMPILE = $(VENV)/bin/uv pip compile --quiet --universal --upgrade --python-version 3.11 --no-emit-index-url --no-annotate --no-header
 
 clean:  ## Remove everything that these targets made.
-	rm -rf .venv .venv-3.* build dist site .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-3.* .venv-litellm build dist site .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.pip-installed:
@@ -78,5 +82,15 @@ $(VENV)/.demo-installed: pyproject.toml constraints.txt | $(VENV)/.pip-installed
 $(VENV)/.dev-installed: pyproject.toml constraints.txt | $(VENV)/.pip-installed
 	$(call install,--group dev --group docs -e '.[all$(comma)testing]')
 	@touch $@ $(VENV)/.demo-installed
+
+# litellm wants an older openai than the `openai` extra: two environments.
+$(LITELLM_VENV)/.installed: pyproject.toml constraints-litellm.txt | $(VENV)/.pip-installed
+	@test -n "$(PYTHON)"
+	"$(PYTHON)" -m venv $(LITELLM_VENV)
+	$(RUN) uv pip install --quiet --python $(LITELLM_VENV)/bin/python -c constraints-litellm.txt $(LITELLM) \
+		|| $(LITELLM_VENV)/bin/python -m pip install --quiet -c constraints-litellm.txt $(LITELLM)
+	@touch $@
+
+LITELLM = -e '.[litellm,testing]'
 
 comma := ,

@@ -71,12 +71,25 @@ def test_the_declared_dependencies_are_those_of_the_core_and_of_its_layers() -> 
     assert {Requirement(text).name for text in project["dependencies"]} == CORE_LIBRARIES | LAYERS_LIBRARIES
 
 
+def pins(*constraints: str) -> set[str]:
+    return {Requirement(line).name for name in constraints for line in (ROOT / name).read_text("utf-8").splitlines()}
+
+
 def test_every_dependency_has_a_pin() -> None:
-    pinned = {Requirement(line).name for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines()}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-    groups = [*project["project"]["optional-dependencies"].values(), *project["dependency-groups"].values()]
-    declared = {Requirement(text).name for texts in (project["project"]["dependencies"], *groups) for text in texts}
-    assert declared - {"onion-agent-runtime"} <= pinned
+    extras, needed = project["project"]["optional-dependencies"], project["project"]["dependencies"]
+    apart = {Requirement(text).name for text in (*needed, *extras.pop("litellm"), *extras["testing"])}
+    groups = [needed, *extras.values(), *project["dependency-groups"].values()]
+    declared = {Requirement(text).name for texts in groups for text in texts}
+    assert declared - {"onion-agent-runtime"} <= pins("constraints.txt")
+    assert apart <= pins("constraints-litellm.txt")
+
+
+def test_what_pytest_leaves_out_is_run_by_name_in_an_environment_of_its_own() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["pytest"]["ini_options"]
+    left_out = {folder.name for folder in (ROOT / "tests").iterdir() if folder.name in settings["norecursedirs"]}
+    assert left_out == {"adapters_litellm"}
+    assert "$(LITELLM_VENV)/bin/python -m pytest tests/adapters_litellm\n" in (ROOT / "Makefile").read_text("utf-8")
 
 
 @pytest.mark.parametrize("library", ["hypothesis", "pytest"])
