@@ -248,13 +248,13 @@ class Runner:
             raise run.refusal()
         if run.suspended is not None:
             raise run.suspended
-        run.executions += 1
-        if run.executions > 1:
-            run.retries += 1
         try:
             context = _entrusted(context)
+            run.executions += 1
             if run.executions == 1:
                 await _started(context)
+            else:
+                run.retries += 1
             if self._terms is not None and context.session_id is not None:
                 return await self._in_session(context, self._terms, context.session_id)
             return _answered(await _asked(self._answer(context)), run)

@@ -1,6 +1,7 @@
 """Promises at the edges of a run: bytes, names, very long retries, second executions, two runs in one session."""
 
 import anyio
+import pytest
 from anyio import wait_all_tasks_blocked
 
 from agent_runtime import (
@@ -14,7 +15,10 @@ from agent_runtime import (
     MemorySessionStore,
     ModelRequest,
     ModelResponse,
+    PermissionDenied,
+    Principal,
     ProviderUnavailable,
+    RunCompleted,
     RunStarted,
     SessionConflict,
     SessionManager,
@@ -92,6 +96,35 @@ async def test_an_agent_that_is_run_again_has_one_start_in_the_stream() -> None:
 
     result = await AgentExecutor(agent, middleware=[twice]).execute(ASKED, emit=keep)
     assert result.attempts == 2 and sum(isinstance(event, RunStarted) for event in events) == 1
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+async def test_a_run_that_is_let_in_after_a_refusal_at_the_agents_door_has_its_start(goes_on: bool) -> None:
+    async def impostor(context: AgentContext, call_next: CallNext) -> AgentResult:
+        try:
+            return await call_next(context.replace(user_id="bob"))
+        except PermissionDenied:
+            return await call_next(context) if goes_on else AgentResult(output="ok")
+
+    async def agent(context: AgentContext) -> str:
+        return "ok"
+
+    told: list[SystemEvent] = []
+    events: list[StreamEvent] = []
+
+    async def keep(event: StreamEvent) -> None:
+        events.append(event)
+
+    async with EventBus() as bus:
+        await bus.subscribe(EventType.ANY, told.append, where=lambda event: event.event_type.startswith("agent_"))
+        executor = AgentExecutor(agent, middleware=[impostor], event_bus=bus)
+        context = AgentContext(current_task="hello")
+        result = await executor.execute(context, principal=Principal(subject="ann"), emit=keep)
+        await bus.drain()
+    assert [type(event) for event in events] == [RunStarted, TextDelta, RunCompleted]
+    assert [event.event_type for event in told] == [EventType.AGENT_STARTED, EventType.AGENT_COMPLETED]
+    assert {(event.agent_id, event.user_id) for event in told} == {("agent", "ann")}
+    assert (result.attempts, result.served_by) == (1, "agent" if goes_on else "layer")
 
 
 async def test_of_two_runs_at_once_in_one_session_one_turn_is_kept_and_the_other_run_is_told() -> None:
