@@ -270,6 +270,63 @@ async def test_a_failure_of_the_question_is_everybodys_and_each_has_its_own_copy
         assert (copy.retry_after, copy.retryable, copy.__cause__) == (failure.retry_after, failure.retryable, cause)
 
 
+async def test_a_model_that_is_away_is_away_for_every_owner() -> None:
+    work = Work()
+    work.raises = ProviderUnavailable("down")
+    callers = Callers(work)
+    async with anyio.create_task_group() as group:
+        await callers.come(group, ANN, BEN)
+        work.let_on.set()
+    assert isinstance(callers.errors[1], ProviderUnavailable) and work.started == 1
+
+
+async def test_a_note_on_one_copy_of_a_failure_is_not_on_the_others() -> None:
+    work = Work()
+    work.raises = failure = ProviderUnavailable("down")
+    failure.add_note("of the leader")
+    callers = Callers(work)
+    async with anyio.create_task_group() as group:
+        await callers.come(group, ANN, ANN, ANN)
+        work.let_on.set()
+    callers.errors[1].add_note("of a follower")
+    assert [error.__notes__ for _, error in sorted(callers.errors.items())] == [
+        ["of the leader"],
+        ["of the leader", "of a follower"],
+        ["of the leader"],
+    ]
+
+
+async def test_a_leader_that_is_cancelled_and_ends_all_the_same_is_followed_by_exactly_one() -> None:
+    work = Work()
+    shielded = anyio.Event()
+
+    async def compute() -> str:
+        if work.started:
+            return await work.compute()
+        work.started += 1
+        with anyio.CancelScope(shield=True):
+            await shielded.wait()
+        return "what came out of a run that is over"
+
+    async def ask(scope: anyio.CancelScope) -> None:
+        with scope:
+            await work.flights.share(
+                "key", compute, owner=ANN, shared=lambda value: value if value.startswith("value") else None
+            )
+
+    scopes = [anyio.CancelScope() for _ in range(100)]
+    async with anyio.create_task_group() as group:
+        for scope in scopes:
+            group.start_soon(ask, scope)
+        await settle()
+        scopes[0].cancel()
+        shielded.set()
+        await settle()
+        assert work.started == 2
+        work.let_on.set()
+    assert (work.started, work.ended) == (2, 1) and not len(work.flights)
+
+
 async def test_an_exhausted_limit_of_one_owner_is_not_anothers() -> None:
     work = Work()
     work.raises = RateLimited("ann has asked too much")
