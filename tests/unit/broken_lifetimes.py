@@ -1,4 +1,4 @@
-"""More layers that break one thing each: what they do with a cancellation, with many runs, and what they leave behind."""
+"""More layers that break one thing each: in a cancellation, with many runs at once, in what they leave behind."""
 
 import threading
 from contextlib import suppress

@@ -40,7 +40,8 @@ def _attributes(root: object) -> Iterable[tuple[str, object]]:
                 yield name, getattr(root, name, None)
             elif not callable(value):
                 yield name, value
-    for name, value in vars(sys.modules[getattr(root, "__module__", "builtins")]).items():
+    module = sys.modules.get(getattr(root, "__module__", ""))
+    for name, value in getattr(module, "__dict__", {}).items():
         if isinstance(value, _CONTAINERS) and not name.startswith("__"):
             yield name, value
 

@@ -1,4 +1,4 @@
-"""What every layer promises when it has nothing to do."""
+"""What every layer promises."""
 
 from agent_runtime.testing.middleware_cancellation import CancellationPromises
 from agent_runtime.testing.middleware_failures import FailurePromises
@@ -9,8 +9,8 @@ from agent_runtime.testing.middleware_parity import ParityPromises
 class MiddlewareContract(ParityPromises, FailurePromises, CancellationPromises, IsolationPromises):
     """Subclass it with a name that starts with `Test`, implement `make`, and pytest runs the promises of every layer.
 
-    Each run goes through a real executor with the layer in it, and holds at the run, the model and the tool stage: text in
-    pieces, a tool, text in pieces. Needs anyio's pytest plugin with `anyio_mode = "auto"`.
+    Each run goes through a real executor around the layer, which is watched from both sides at the run, the model and
+    the tool stage: text in pieces, a tool, text in pieces. Needs anyio's pytest plugin with `anyio_mode = "auto"`.
 
     A layer is held to the strict form of the promises, unless its class says what it does on purpose.
 

@@ -34,7 +34,7 @@ class CancellationPromises(LayerContract):
                     with anyio.CancelScope() as scope:
                         await scene.run(self.passage(at=(stage, "middle"), happens=is_cancelled), form)
                     assert not finished, (
-                        f"{name}: the {stage} stage kept a cancellation from what is inside; is there a shield around it?"
+                        f"{name}: the {stage} stage kept a cancellation from what is inside; is it in a shield?"
                     )
                     assert scope.cancelled_caught, f"{name}: a run cancelled in its {stage} stage did not end cancelled"
 

@@ -94,8 +94,8 @@ class IsolationPromises(LayerContract):
         first, then = (growth(before, after) for before, after in pairwise(held))
         grown = {name: count for name, count in then.items() if min(count, first.get(name, 0)) > self.runs // 16}
         assert not grown, (
-            f"after {self.runs // 2} more runs of other users the layer holds so many more objects: {grown}; if it bounds "
-            "them, have make() give it a smaller bound (runs / 2)"
+            f"after {self.runs // 2} more runs of other users the layer holds so many more objects: {grown}; if it "
+            "bounds them, have make() give it a smaller bound (runs / 2)"
         )
 
     async def test_no_task_thread_or_context_variable_is_left(self) -> None:

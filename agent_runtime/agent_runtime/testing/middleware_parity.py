@@ -20,9 +20,8 @@ class ParityPromises(LayerContract):
             async with self.opened(self.make()) as scene:
                 told = await scene.run(passage, form)
             _check_crossings(passage, name)
-            assert told.outcome == expected.outcome, (
-                f"{name} does not give what the same run gives without the layer: {differences_of(told.outcome, expected.outcome)}"
-            )
+            differences = differences_of(told.outcome, expected.outcome)
+            assert not differences, f"{name} does not give what the run gives without the layer: {differences}"
 
     async def test_a_run_that_is_repeated_gives_the_same_in_every_form(self) -> None:
         """The layer may know the answer then, and must tell it in each form."""
@@ -34,10 +33,8 @@ class ParityPromises(LayerContract):
                 again = await scene.run(Passage(context), form)
             self._check_text(again, name, form)
             expected = expected or again.outcome
-            assert again.outcome == expected, (
-                f"{name}, of a run that was there before, does not give what execute() gives then: "
-                f"{differences_of(again.outcome, expected)}"
-            )
+            differences = differences_of(again.outcome, expected)
+            assert not differences, f"{name}, repeated, does not give what a repeated execute() gives: {differences}"
 
     async def test_events_pass_unchanged_and_in_order(self) -> None:
         context = self.new_context()
@@ -59,9 +56,8 @@ class ParityPromises(LayerContract):
                     told = await scene.run(Passage(context), form)
                     self._check_text(told, name, form)
                 expected = expected or _words(told)
-                assert _words(told) == expected, (
-                    f"{name} of {context!r} does not give what execute() gives: {differences_of(_words(told), expected)}"
-                )
+                differences = differences_of(_words(told), expected)
+                assert not differences, f"{name} of {context!r} does not give what execute() gives: {differences}"
 
     async def test_what_it_is_given_stays_as_it_is(self) -> None:
         for name, form in FORMS.items():
