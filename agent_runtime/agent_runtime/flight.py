@@ -1,5 +1,6 @@
 """Of many who want the same at the same time, one computes it."""
 
+import math
 from collections.abc import Awaitable, Callable, Hashable
 from contextvars import ContextVar
 from typing import Any, Generic, NoReturn, TypeVar
@@ -60,7 +61,7 @@ class SingleFlight(Generic[T]):
     ) -> tuple[T, bool]:
         """What `compute()` gives, and true; or what the leader's gave, as `shared(value)` makes it for others, and false.
 
-        Where `shared` says `None` every follower computes itself, all at once; otherwise the leader awaits `keep(value)`
+        Where `shared` says `None` every follower computes itself, all at once, unless the leader is lost; otherwise the leader awaits `keep(value)`
         when the followers have the value already, and who comes before that has ended gets it too. No value is `None`.
         """
         flight = self._flights.get(key)
@@ -114,6 +115,9 @@ class SingleFlight(Generic[T]):
             raise
         finally:
             _inside.reset(token)
+        if others is None and anyio.current_effective_deadline() == -math.inf:  # cancelled, and something swallowed it
+            self._hand_over(key, flight)
+            return value
         flight.land(others)
         try:
             if others is not None:
@@ -184,4 +188,6 @@ def _raise_again(error: AgentRuntimeError) -> NoReturn:
     fresh = kind.__new__(kind, *error.args)
     fresh.args = error.args
     fresh.__dict__.update(error.__dict__)
+    if hasattr(fresh, "__notes__"):
+        fresh.__notes__ = [*fresh.__notes__]
     raise fresh from error.__cause__

@@ -314,12 +314,14 @@ async def test_a_leader_that_is_cancelled_and_ends_all_the_same_is_followed_by_e
                 "key", compute, owner=ANN, shared=lambda value: value if value.startswith("value") else None
             )
 
-    scopes = [anyio.CancelScope() for _ in range(100)]
+    leader = anyio.CancelScope()
     async with anyio.create_task_group() as group:
-        for scope in scopes:
-            group.start_soon(ask, scope)
+        group.start_soon(ask, leader)
         await settle()
-        scopes[0].cancel()
+        for _ in range(99):
+            group.start_soon(ask, anyio.CancelScope())
+        await settle()
+        leader.cancel()
         shielded.set()
         await settle()
         assert work.started == 2
