@@ -100,9 +100,9 @@ class OutputFormat:
 
 
 def _names(schema: Any) -> Iterator[str]:
-    """The names of all properties in a schema."""
+    """The names of all properties in a schema, in which defaults and examples may be any JSON."""
     kind: Any = schema.__class__  # isinstance() would narrow to containers of unknown types
-    if issubclass(kind, dict):
-        yield from schema.get("properties", ())
+    if issubclass(kind, dict) and isinstance(schema.get("properties"), dict):
+        yield from schema["properties"]
     for part in schema.values() if issubclass(kind, dict) else schema if issubclass(kind, list) else ():
         yield from _names(part)

@@ -150,6 +150,13 @@ def test_what_pydantic_cannot_read_from_json_is_refused_when_the_config_is_built
         LLMAgent(unchecked, ScriptedLLMClient([]))
 
 
+async def test_a_default_may_look_like_a_schema() -> None:
+    class House(BaseModel):
+        found: dict[str, Any] = {"properties": 5}
+
+    assert (await run(["{}"], House)).data == House()
+
+
 @pytest.mark.parametrize("retries", [-1, 6])
 def test_the_number_of_repeats_is_bounded(retries: int) -> None:
     with pytest.raises(ValidationError, match="output_retries"):
