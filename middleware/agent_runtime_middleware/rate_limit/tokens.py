@@ -17,6 +17,8 @@ from agent_runtime import (
 )
 from agent_runtime_middleware.rate_limit.quota import Wanted
 
+_TOO_MANY = 1 << 53  # a double counts no further; whoever says so, or NaN, does not count
+
 
 def wanted(request: ModelRequest) -> Wanted:
     answer = request.parameters.get("max_tokens")
@@ -39,7 +41,7 @@ class RunSeen:
     def used(self, error: BaseException | None = None) -> float | None:
         """Tokens; `None` where nobody knows: the agent worked, and does not say."""
         grown = _tokens(self._run) - self._tokens
-        if grown > 0:
+        if 0 < grown < _TOO_MANY:
             return grown
         return 0 if self._run.executions == self._executions or _was_refused(error) else None
 
@@ -66,8 +68,8 @@ class CallSeen:
     def used_for(self, response: ModelResponse) -> float:
         """Tokens of an answer. From a model that does not count them they are estimated; a cached answer has none."""
         told = response.usage.input_tokens + response.usage.output_tokens
-        if told <= 0:
-            told = self._input + _quarter(_size(response.text)) if self._asked else 0
+        if not 0 < told < _TOO_MANY:
+            told = self._input + _quarter(_size(response.text)) if self._asked and not response.cached else 0
         return told + self._withdrawn
 
     def used_in_vain(self, error: BaseException) -> float:

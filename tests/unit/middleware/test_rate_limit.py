@@ -351,6 +351,35 @@ async def test_an_answer_that_does_not_say_what_it_cost_is_estimated() -> None:
     assert store.used == [INPUT + 3]
 
 
+NO_NUMBERS: dict[str, Any] = {"not a number": math.nan, "infinite": math.inf, "large": 10**400, "negative": -(10**400)}
+
+
+@pytest.mark.parametrize("told", NO_NUMBERS)
+@pytest.mark.parametrize(("stage", "used"), [(None, [INPUT + 3]), ("run", [])])
+async def test_a_count_that_none_is_says_nothing(told: str, stage: Literal["run"] | None, used: list[float]) -> None:
+    store = WatchedLimits()
+    reply = ScriptedReply(text="twelve bytes", usage=Usage(input_tokens=NO_NUMBERS[told]))
+    executor = asking(ScriptedLLMClient([reply]), RateLimitMiddleware([TOKENS], store=store, stage=stage))
+    assert (await executor.execute(by())).success
+    assert store.used == used
+
+
+async def test_a_kept_answer_is_free_also_when_a_model_was_asked_in_vain_before() -> None:
+    @model_middleware
+    async def stale(request: ModelRequest, call_next: CallNext[ModelRequest, ModelResponse]) -> ModelResponse:
+        with pytest.raises(ProviderUnavailable):
+            await call_next(request)
+        return ModelResponse.of("what was kept", cached=True)
+
+    store = WatchedLimits()
+    layers = [RateLimitMiddleware([TOKENS], store=store), stale]
+    executor = AgentExecutor(
+        config=ONCE, llm_client=ScriptedLLMClient([ProviderUnavailable("down")]), middleware=layers
+    )
+    assert (await executor.execute(by())).success
+    assert store.used == [0]
+
+
 @pytest.mark.parametrize("usage", [Usage(), Usage(output_tokens=-5)])
 async def test_an_answer_for_which_no_model_was_asked_is_free(usage: Usage) -> None:
     @model_middleware
