@@ -111,6 +111,8 @@ class _Entry:
             layer_calls(made)
         except (ValueError, TypeError) as error:
             self.refuse(str(error))
+        except Exception as error:  # noqa: BLE001 - a stranger's constructor may raise anything
+            self.refuse(f"{type(error).__name__}: {error}")
         return made if renamed is None else self._renamed(made, renamed)
 
     def _check_names(self, parameters: Mapping[str, inspect.Parameter]) -> None:

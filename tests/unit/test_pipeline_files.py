@@ -292,6 +292,11 @@ class Unnamed(Named):
         super().__init__("unnamed")
 
 
+class Empty(Unnamed):
+    def __init__(self, prices: dict[str, int]) -> None:
+        prices["gold"]
+
+
 class Sync:
     def process(self, context, call_next):
         return call_next(context)
@@ -305,7 +310,7 @@ class Unresolved(Unnamed):
 def test_a_strangers_class_may_have_a_name_of_its_own_and_other_ways(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    classes = {name.lower(): f"named_module:{name}" for name in ("Named", "Unnamed", "Sync", "Unresolved")}
+    classes = {name.lower(): f"named_module:{name}" for name in ("Named", "Unnamed", "Empty", "Sync", "Unresolved")}
     install(tmp_path / "site", "stranger", classes, named_module=NAMED)
     put_on_path(tmp_path / "site", monkeypatch)
     monkeypatch.delitem(sys.modules, "named_module", raising=False)
@@ -314,6 +319,7 @@ def test_a_strangers_class_may_have_a_name_of_its_own_and_other_ways(
     assert getattr(pipeline.get("n"), "functions", None) == (1, 2)
     start = "pipeline.toml:1: layer 1"
     assert refused(file, "[[layers]]\nuse = 'named'\nfail = true") == f"{start} ('named'): of the stranger"
+    assert refused(file, "[[layers]]\nuse = 'empty'\nprices = {}") == f"{start} ('empty'): KeyError: 'gold'"
     assert refused(file, "[[layers]]\nuse = 'sync'").startswith(f"{start} ('sync'): Sync.process is not an `async def`")
     assert refused(file, "[[layers]]\nuse = 'unresolved'").startswith(
         "pipeline.toml:2: layer 1 ('unresolved'): the options of Unresolved cannot be read from its constructor: "
