@@ -7,7 +7,7 @@ import agent_runtime
 
 LIMIT = 12
 PACKAGES = ("agent_runtime", "agent_runtime_middleware", "agent_runtime_adapters")
-EXTRAS = {"bm25s", "hypothesis", "jwt", "numpy", "openai", "pytest", "rich", "structlog", "trio", "typer"}
+EXTRAS = {"bm25s", "hypothesis", "jwt", "litellm", "numpy", "openai", "pytest", "rich", "structlog", "trio", "typer"}
 
 installed = sorted(distribution.name for distribution in metadata.distributions())
 if len(installed) > LIMIT:

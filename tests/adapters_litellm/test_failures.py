@@ -194,7 +194,6 @@ BROKEN: dict[str, Answer] = {
     "dropped without an answer": wire(HANG_UP),
     "dropped in an error's body": wire(b"HTTP/1.1 500 Oops\r\ncontent-length: 99\r\n\r\nBACK", HANG_UP),
     "not HTTP": wire(b"SSH-2.0-OpenSSH_9.2\r\n\r\n", HANG_UP),
-    "a chunk size that is none": wire(HEAD, b"zz\r\n", HANG_UP),
     "a body that is not gzip": wire(b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 4\r\n\r\nBACK"),
     "a web page": wire(b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 6\r\n\r\n<html>"),
 }
@@ -211,6 +210,50 @@ async def test_a_broken_answer_is_never_a_normal_end(
     assert error.retryable
     assert len(chat_server.requests) == 1
     assert (await ask(client, stream=stream))[0].text == PROMPT  # and the client is as good as before
+
+
+@both
+async def test_a_chunk_size_that_is_none_is_an_error_within_the_deadline(
+    client: LiteLLMClient, chat_server: ChatServer, stream: bool
+) -> None:
+    """aiohttp, below litellm, sometimes goes on waiting when it comes apart from the head."""
+    chat_server.answer = wire(HEAD, b"zz\r\n", HANG_UP)
+    client = LiteLLMClient(MODEL, base_url=chat_server.url, timeout=0.2)
+    assert type(await failure(client, stream=stream)) in {ProviderUnavailable, CallTimeout}
+
+
+ANTHROPIC = [
+    {"type": "message_start", "message": {"model": "served-1", "usage": {"input_tokens": 11, "output_tokens": 1}}},
+    {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+    {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "par"}},
+    {"type": "content_block_stop", "index": 0},
+    {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 7}},
+    {"type": "message_stop"},
+]
+
+
+async def test_a_stream_in_another_protocol_that_ends_early_is_noticed_too(
+    client: LiteLLMClient, chat_server: ChatServer
+) -> None:
+    client = LiteLLMClient("anthropic/claude-sonnet-4-5", base_url=chat_server.url, api_key=KEY)
+    chat_server.answer = frames(*map(json.dumps, ANTHROPIC))
+    response, _ = await ask(client)
+    assert (response.text, response.finish_reason) == ("par", "stop")
+    chat_server.answer = frames(*map(json.dumps, ANTHROPIC[:4]))
+    assert "ended early" in str(await failure(client))
+
+
+async def test_a_provider_whose_streams_do_not_tell_is_asked_for_the_whole_answer(
+    client: LiteLLMClient, chat_server: ChatServer
+) -> None:
+    client = LiteLLMClient("gemini/gemini-2.0-flash", base_url=chat_server.url, api_key=KEY)
+    candidate = {"content": {"parts": [{"text": "whole"}], "role": "model"}, "finishReason": "STOP"}
+    chat_server.answer = plain(200, {"candidates": [candidate], "usageMetadata": {"promptTokenCount": 11}})
+    response, events = await ask(client)
+    assert (response.text, response.finish_reason, events) == ("whole", "stop", [])
+    assert "stream" not in chat_server.requests[0].path
+    chat_server.answer = plain(200, json.dumps({"candidates": [candidate]}).encode()[:-9])
+    assert type(await failure(client)) is ProviderUnavailable
 
 
 async def test_an_answer_whose_end_was_said_is_whole_when_the_connection_breaks_after_it(

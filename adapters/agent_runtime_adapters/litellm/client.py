@@ -40,6 +40,9 @@ PROVIDER_NAMES = {
     "vertex_ai": "gcp.vertex_ai",
     "xai": "x_ai",
 }
+# litellm puts a reason to finish on every piece of their streams, or makes one up at the end: nobody can tell one that broke
+# off. So they are asked for the whole answer, which cannot be cut without notice.
+NOT_STREAMED = frozenset({"gemini", "vertex_ai", "vertex_ai_beta", "petals", "nlp_cloud"})
 # They sign the request with what the environment holds, and no secret leaves.
 SIGNING = frozenset({"bedrock", "bedrock_converse", "sagemaker", "sagemaker_chat", "vertex_ai", "vertex_ai_beta"})
 
@@ -114,6 +117,8 @@ class LiteLLMClient:
     async def complete(self, request: ModelRequest, /) -> ModelResponse:
         """Return the whole answer; where `request.stream` is true, also push it in pieces through `request.emit`.
 
+        Some providers' streams cannot be trusted, as litellm reads them: Gemini's, Vertex AI's. From them it does not stream.
+
         Raises `RequestRejected`, `RateLimited`, `CallTimeout` or `ProviderUnavailable`, litellm's error as the cause; a
         stream that ends early or makes no sense is `ProviderUnavailable` too. Cancellation ends the upstream call.
         """
@@ -122,7 +127,7 @@ class LiteLLMClient:
         provider = Provider(self._library, self._provider, str(body["model"]))
         answer = Answer(provider, request.step, self._max_bytes)
         received = await waiting.for_(self._library.acompletion(**body), provider)
-        if request.stream:
+        if "stream" in body:
             await take_stream(answer, received, request.emit, waiting, provider)
         else:
             await waiting.check()
@@ -144,7 +149,7 @@ class LiteLLMClient:
             body["tools"] = [wire_tool(tool) for tool in request.tools]
         if request.output_schema is not None and self._takes_schema(body, request.output_schema):
             body.setdefault("response_format", response_format(request.output_schema))
-        if request.stream:
+        if request.stream and self._provider not in NOT_STREAMED:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
         return body
 

@@ -38,6 +38,7 @@ class Library:
     cost_per_token: Callable[..., tuple[float, float]]
     errors: tuple[type[Exception], ...]
     timeouts: tuple[type[Exception], ...]
+    is_refusal: Callable[[BaseException], bool]
     not_priced: tuple[type[Exception], ...]
 
 
@@ -66,6 +67,9 @@ def load_library() -> Library:
         cost_per_token=litellm.cost_per_token,
         errors=(openai.OpenAIError, httpx.HTTPError, httpx.StreamError, litellm.BudgetExceededError),
         timeouts=(openai.APITimeoutError, httpx.TimeoutException, TimeoutError),
+        is_refusal=lambda error: (
+            type(error) is openai.UnprocessableEntityError or isinstance(error, httpx.HTTPStatusError)
+        ),
         not_priced=(litellm.exceptions.ModelNotMappedError, openai.OpenAIError, ValueError),
     )
 

@@ -35,7 +35,7 @@ CODES = {
 }
 STATUSES = CODES | {str(status): status for status in range(400, 600)}
 
-NOT_READABLE = 422  # what litellm gives to an answer that it cannot read
+NOT_READABLE = 422  # litellm gives it to an answer that it cannot read, too
 
 
 class _Reported(msgspec.Struct):
@@ -73,6 +73,8 @@ class Provider:
         words = [word for report in reported for word in _words(report)]
         headers = next((found for report in reported if (found := _headers(report)) is not None), None)
         status = next((report.status_code for report in reported if isinstance(report.status_code, int)), 0)
+        if status == NOT_READABLE and not any(self.library.is_refusal(one) for one in chain):
+            return self.malformed()
         if headers and status >= 300:
             return self.refusal(status, words, headers)
         if any(isinstance(one, self.library.timeouts) for one in chain):
@@ -84,8 +86,6 @@ class Provider:
         told = next((STATUSES[word] for word in words if word in STATUSES), None)
         if told is not None:
             return self.refusal(told, words)
-        if status == NOT_READABLE:
-            return self.malformed()
         if 400 <= status < 500:
             return RequestRejected(
                 f"litellm does not ask {self.name} for {self.model!r}: check api_key, model and parameters; "
