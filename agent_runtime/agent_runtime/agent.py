@@ -127,6 +127,7 @@ class LLMAgent:
             tools=self._definitions,
             parameters=self._parameters,
             output_schema=None if self._format is None else self._format.schema,
+            fits=None if self._format is None else self._format.fits,
             step=step,
         )
 

@@ -21,7 +21,7 @@ FORMAT = 1  # of what is hashed: raise it with every change, so that no answer i
 
 # What of a request does not shape its answer; the client counts by its identity, the context by agent and owner. Any other
 # field, also one that is added later, is a part of the key.
-NOT_SHAPING = frozenset({"step", "attempt", "stream", "context", "emit", "client"})
+NOT_SHAPING = frozenset({"fits", "step", "attempt", "stream", "context", "emit", "client"})
 _SHAPING = tuple(name for name in ModelRequest.__struct_fields__ if name not in NOT_SHAPING)
 
 _EFFECTS = StateKey[bool]("a tool that is not pure was started")

@@ -361,6 +361,7 @@ class RequestChanges(TypedDict, total=False):
     tools: tuple[ToolDefinition, ...]
     parameters: Mapping[str, Any]
     output_schema: Mapping[str, Any] | None
+    fits: Callable[[str], bool] | None
     attempt: int
     emit: Emit
     client: LLMClient
@@ -375,6 +376,7 @@ class ModelRequest(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         parameters: Provider parameters that are set: `model`, `temperature`, `max_tokens` …
         output_schema: The JSON schema that the answer's text is to fit; the messages say so too, for clients that cannot
             send it.
+        fits: Whether a text is what the agent takes for an answer; a cache keeps no other. `None` where nobody says.
         step: Which model call of the run, from 0.
         attempt: Which try of this step, from 1; the layer that retries numbers them.
         stream: Whether pieces are wanted; true when a consumer or a layer with `needs_chunks` is there.
@@ -387,6 +389,7 @@ class ModelRequest(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     tools: tuple[ToolDefinition, ...] = ()
     parameters: Mapping[str, Any] = {}
     output_schema: Mapping[str, Any] | None = None
+    fits: Callable[[str], bool] | None = None
     step: int = 0
     attempt: int = 1
     stream: bool = False

@@ -64,6 +64,10 @@ class OutputFormat:
             return Reading(problems=self._problems(error))
         return Reading(value=value, text=found.text, repairs=found.repairs)
 
+    def fits(self, answer: str) -> bool:
+        """Whether the model's text, repaired where that is possible, is a value of the type."""
+        return not self.read(answer).problems
+
     def _problems(self, error: ValidationError) -> tuple[Problem, ...]:
         if error.error_count() > _COUNTED_PROBLEMS:
             return (Problem(place=_WHOLE, told=f"{_WHOLE}: does not fit in {error.error_count()} places"),)

@@ -76,10 +76,10 @@ _encode = msgspec.msgpack.Encoder(enc_hook=_plain).encode
 
 
 def response_entry(request: ModelRequest, response: ModelResponse, lifetime: float) -> Entry | None:
-    """What is kept of a model's answer: whole text that is new, and JSON where JSON was asked for."""
+    """What is kept of a model's answer: whole text that is new, and fits where something of a form was asked for."""
     if response.cached or response.finish_reason != "stop" or not response.text:
         return None
-    if request.output_schema is not None and not _is_json(response.text):
+    if not _fits(request, response.text):
         return None
     return KeptResponse(
         lifetime=lifetime, message=response.message, finish_reason=response.finish_reason, model=response.model
@@ -99,6 +99,12 @@ def result_entry(context: AgentContext, result: AgentResult, lifetime: float) ->
         model=result.model,
         metadata=dict(result.metadata),
     )
+
+
+def _fits(request: ModelRequest, text: str) -> bool:
+    if request.fits is not None:
+        return request.fits(text)
+    return request.output_schema is None or _is_json(text)
 
 
 def _is_json(text: str) -> bool:

@@ -95,8 +95,8 @@ class CacheMiddleware(BaseMiddleware):
         max_bytes: Larger answers are not kept.
         clock: Unix seconds, like the store's. Ages are told by it, and what is stale; when an answer goes, the store says.
 
-    Kept are answers that are complete, successful and without effect: of the model, text with finish reason "stop"; of a run
-    what `shared_result` lets pass, made by the agent. Callers that ask the same at the same time share one call, as with
+    Kept are answers that are complete, successful and without effect: of the model, text with finish reason "stop" that fits
+    the agent's output type; of a run what `shared_result` lets pass, made by the agent. Callers that ask the same at the same time share one call, as with
     `SingleFlightMiddleware`. What is given is `cached`, costs nothing, and arrives in one piece.
 
     A store that fails, and a value of it that is damaged, make a miss: the run goes on uncached, and `stats` counts it.

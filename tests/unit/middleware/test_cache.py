@@ -197,6 +197,16 @@ async def test_where_json_was_asked_for_only_json_is_kept(text: str, kept: bool)
     assert client.calls == 2 - kept
 
 
+async def test_what_does_not_fit_the_output_type_is_asked_for_again_and_what_fits_is_kept() -> None:
+    client = ScriptedLLMClient(['["one"]', '["two"]', "So: [1]"])
+    config = AgentConfig(name="support", output_type=list[int])
+    executor = AgentExecutor(config=config, llm_client=client, middleware=[CacheMiddleware()])
+    results = [await executor.execute(ASKED) for _ in range(3)]
+    assert [result.error_type for result in results] == [ErrorType.OUTPUT, None, None]
+    assert [(result.data, result.served_by) for result in results[1:]] == [([1], "agent"), ([1], "cache")]
+    assert client.calls == 3
+
+
 async def test_what_is_too_large_is_not_kept() -> None:
     scene = Scene("a" * 1_000, repeat=True, max_bytes=1_000)
     await scene.answers(2)
