@@ -31,9 +31,10 @@ test-all:  ## Run all tests on Python 3.11, 3.12 and 3.13, each in an environmen
 		$(MAKE) --no-print-directory test VENV=.venv-$$version PYTHON="$$(.ci/find-python $$version)"; \
 	done
 
-soak: $(VENV)/.dev-installed  ## Run all tests with the full counts of faults, cancellations and random inputs; write the table in docs/.
+soak: $(VENV)/.dev-installed $(LITELLM_VENV)/.installed  ## Run all tests with the full counts of faults, cancellations and random inputs; write the table in docs/.
 	@mkdir -p build/faults
 	AGENT_RUNTIME_SOAK=1 $(RUN) pytest -n $(WORKERS) --junitxml=build/faults/soak.xml
+	AGENT_RUNTIME_SOAK=1 $(LITELLM_VENV)/bin/python -m pytest tests/adapters_litellm
 	$(RUN) tests.faults.scorecard
 
 lint: $(VENV)/.dev-installed  ## Check style and format.
@@ -45,7 +46,7 @@ types: $(VENV)/.dev-installed  ## Check types, twice: mypy and pyright, both str
 	$(RUN) pyright --pythonpath $(VENV)/bin/python
 
 docs: $(VENV)/.dev-installed  ## Build the documentation into site/; a warning is an error.
-	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict
 	@echo 'site/index.html is built; to read it: $(RUN) http.server --directory site'
 
 bench: $(VENV)/.dev-installed  ## Measure each figure beside its limit and write the table in docs/.
