@@ -6,9 +6,8 @@ from typing import Literal, TypeAlias, cast
 
 import msgspec
 
-from agent_runtime.context import AgentContext, ModelRequest, ToolCall
+from agent_runtime.context import AgentContext, ModelRequest
 from agent_runtime.payload import plain_json
-from agent_runtime.state import StateKey
 from agent_runtime.types import NO_USAGE, AgentResult, ModelResponse, Owner, Value
 
 Share: TypeAlias = Literal["user", "tenant", "everyone"]
@@ -23,8 +22,6 @@ FORMAT = 1  # of what is hashed: raise it with every change, so that no answer i
 # field, also one that is added later, is a part of the key.
 NOT_SHAPING = frozenset({"fits", "step", "attempt", "stream", "context", "emit", "client"})
 _SHAPING = tuple(name for name in ModelRequest.__struct_fields__ if name not in NOT_SHAPING)
-
-_EFFECTS = StateKey[bool]("a tool that is not pure was started")
 
 
 class AnswerKey(Value, frozen=True, kw_only=True):
@@ -88,10 +85,10 @@ def shared_response(request: ModelRequest, response: ModelResponse) -> ModelResp
 def shared_result(context: AgentContext, result: AgentResult) -> AgentResult | None:
     """The result as another who asked the same gets it. `None` where it is not for others.
 
-    Those are a failure, a question, one with `data`, one for which a tool was started that is not `pure` (see
-    `note_effects`), and what came out of a run that was cancelled.
+    Those are a failure, a question, one with `data`, one for which a tool was started that is not `pure`, and what came out
+    of a run that was cancelled. What an agent does past `context.call_tool`, or in another executor's run, nobody sees.
     """
-    alone = not result.success or result.questions or result.data is not None or _EFFECTS in context.run.state
+    alone = not result.success or result.questions or result.data is not None or context.run.effects
     if alone or _is_over(context):
         return None
     return AgentResult(
@@ -102,12 +99,6 @@ def shared_result(context: AgentContext, result: AgentResult) -> AgentResult | N
         metadata=result.metadata,
         served_by="cache",
     )
-
-
-def note_effects(call: ToolCall) -> None:
-    """Note in the run that a tool is started whose kind is not `pure`, or not known."""
-    if getattr(call.function, "kind", "effect") != "pure":
-        call.run.state[_EFFECTS] = True
 
 
 def _is_over(context: AgentContext) -> bool:

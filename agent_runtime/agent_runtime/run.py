@@ -42,6 +42,7 @@ class Run:
         retries: Repeated model calls and repeated executions of the agent.
         model_calls: Calls that reached a model client, failed ones included.
         tool_calls: Calls that reached a tool.
+        effects: Whether a tool was started that is not `pure`, or whose kind is not known.
         resume: How it goes on with another run; `None` where it is new.
         origin: The run that this one goes on with, directly or not; its own `run_id` where it is new.
         resumed_from: The last run that worked on `origin` before this one.
@@ -56,6 +57,7 @@ class Run:
         "cancel_requested",
         "closed",
         "edge",
+        "effects",
         "executions",
         "failure",
         "fence",
@@ -114,6 +116,7 @@ class Run:
         self.retries = 0
         self.model_calls = 0
         self.tool_calls = 0
+        self.effects = False
         self.sequence = 0
         self.started = time.perf_counter()
         self.trace_id: str | None = None

@@ -197,6 +197,8 @@ async def _start(call: ToolCall) -> ToolResult:
 def _count(call: ToolCall) -> None:
     run = call.context.run
     run.tool_calls += 1
+    if getattr(call.function, "kind", "effect") != "pure":
+        run.effects = True
     if run.tool_calls > run.limits.tool_calls:
         limit = run.limits.tool_calls
         raise LimitExceeded(

@@ -15,10 +15,7 @@ from agent_runtime import (
     Share,
     SingleFlight,
     Stage,
-    ToolCall,
-    ToolResult,
     model_answer_key,
-    note_effects,
     run_answer_key,
     shared_response,
     shared_result,
@@ -55,8 +52,8 @@ class SingleFlightMiddleware(BaseMiddleware):
         self._responses = SingleFlight[ModelResponse]()
         self._results = SingleFlight[AgentResult]()
         # The other stage gets the base's method back, so that no pipeline compiles this layer in there.
-        for method in ("process_model",) if stage == "run" else ("process", "process_tool"):
-            setattr(self, method, getattr(super(), method))
+        other = "process_model" if stage == "run" else "process"
+        setattr(self, other, getattr(super(), other))
 
     async def process_model(
         self, request: ModelRequest, call_next: CallNext[ModelRequest, ModelResponse]
@@ -87,10 +84,6 @@ class SingleFlightMiddleware(BaseMiddleware):
         if not asked:
             await self._tell(context)
         return result
-
-    async def process_tool(self, call: ToolCall, call_next: CallNext[ToolCall, ToolResult]) -> ToolResult:
-        note_effects(call)
-        return await call_next(call)
 
     async def _tell(self, context: AgentContext) -> None:
         metadata = {"middleware": self.name, "stage": self.stage, "age": 0.0, "stale": False}

@@ -25,13 +25,15 @@ from agent_runtime import (
     Question,
     Run,
     Share,
+    Stage,
     Tool,
     ToolCall,
     ToolDefinition,
+    ToolResult,
     Usage,
     client_identity,
     model_answer_key,
-    note_effects,
+    reaches,
     run_answer_key,
     shared_response,
     shared_result,
@@ -375,14 +377,20 @@ async def test_some_results_are_not_for_others(result: AgentResult) -> None:
     ("kind", "is_shared"), [("pure", True), ("idempotent", False), ("effect", False), (None, False)]
 )
 async def test_a_run_that_started_a_tool_which_is_not_pure_is_not_for_others(kind: Any, is_shared: bool) -> None:
-    def look() -> str:
+    async def look() -> str:
         return "found"
 
-    context = running()
-    note_effects(
-        ToolCall(id="1", name="look", context=context, function=Tool(look, kind=kind) if kind else unreachable)
-    )
-    assert (shared_result(context, AgentResult(output="Here.")) is not None) == is_shared
+    async def unknown(call: ToolCall, /) -> ToolResult:
+        return ToolResult(content="found")
+
+    @reaches(Stage.TOOL)
+    async def agent(context: AgentContext) -> str:
+        assert shared_result(context, AgentResult(output="Here.")) is not None
+        await context.call_tool(ToolCall(id="1", name="look"), Tool(look, kind=kind) if kind else unknown)
+        assert (shared_result(context, AgentResult(output="Here.")) is not None) == is_shared
+        return "Here."
+
+    assert (await AgentExecutor(agent).execute(AgentContext(user_id="ann", current_task="What?"))).success
 
 
 def by_its_scope(run: Run) -> None:

@@ -36,12 +36,9 @@ from agent_runtime import (
     Stage,
     StoredValue,
     StoreUnavailable,
-    ToolCall,
-    ToolResult,
     Unavailable,
     Unknown,
     model_answer_key,
-    note_effects,
     run_answer_key,
     safe_text,
     shared_response,
@@ -139,8 +136,8 @@ class CacheMiddleware(BaseMiddleware):
         self._clock = clock
         self._flight = SingleFlight[Any]()
         # The other stage gets the base's method back, so that no pipeline compiles this layer in there.
-        for method in ("process_model",) if stage == "run" else ("process", "process_tool"):
-            setattr(self, method, getattr(super(), method))
+        other = "process_model" if stage == "run" else "process"
+        setattr(self, other, getattr(super(), other))
 
     async def process_model(
         self, request: ModelRequest, call_next: CallNext[ModelRequest, ModelResponse]
@@ -175,10 +172,6 @@ class CacheMiddleware(BaseMiddleware):
             form=RESULTS,
         )
         return await self._answer(question)
-
-    async def process_tool(self, call: ToolCall, call_next: CallNext[ToolCall, ToolResult]) -> ToolResult:
-        note_effects(call)
-        return await call_next(call)
 
     async def _answer(self, question: "_Question[T]") -> T:
         found = await self._find(question)

@@ -13,6 +13,7 @@ from agent_runtime import (
     AgentExecutor,
     AgentResult,
     AgentRuntimeError,
+    BaseMiddleware,
     CallNext,
     CallTimeout,
     ConfigurationError,
@@ -43,6 +44,7 @@ from agent_runtime import (
     Usage,
     reaches,
     tool,
+    when,
 )
 from agent_runtime.testing import ScriptedLLMClient, ScriptedReply
 from agent_runtime_middleware.cache import CacheMiddleware
@@ -81,6 +83,28 @@ async def test_a_run_of_which_a_part_came_from_the_cache_was_served_by_the_agent
     scene = Scene(wants, "Here.", wants, tools=[look])
     assert [(await scene.ask()).served_by for _ in range(2)] == ["agent", "agent"]
     assert scene.client.calls == 3 and scene.counts == {"misses": 3, "hits": 1}
+
+
+async def test_an_effect_is_seen_also_where_the_cache_is_conditional_and_no_longer_meant() -> None:
+    paid: list[str] = []
+
+    @tool
+    async def pay() -> str:
+        paid.append("paid")
+        return "done"
+
+    class Forgets(BaseMiddleware):
+        async def process(self, context: AgentContext, call_next: CallNext) -> AgentResult:
+            return await call_next(context.replace(metadata={}))
+
+    wants = ScriptedReply(tool_calls=(FunctionCall(id="1", name="pay"),))
+    client = ScriptedLLMClient([wants, "Paid.", wants, "Paid."])
+    cached = when(lambda context: "cached" in context.metadata, CacheMiddleware(stage="run"))
+    config = AgentConfig(name="support")
+    executor = AgentExecutor(config=config, llm_client=client, tools=[pay], middleware=[cached, Forgets()])
+    for _ in range(2):
+        await executor.execute(ASKED.replace(metadata={"cached": True}))
+    assert paid == ["paid", "paid"]
 
 
 async def test_after_its_time_it_is_asked_anew() -> None:
