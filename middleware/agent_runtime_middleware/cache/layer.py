@@ -135,6 +135,7 @@ class CacheMiddleware(BaseMiddleware):
         )  # which never suspends: a timer for it would be waste
         self._clock = clock
         self._flight = SingleFlight[Any]()
+        self._kept = 0
         # The other stage gets the base's method back, so that no pipeline compiles this layer in there.
         other = "process_model" if stage == "run" else "process"
         setattr(self, other, getattr(super(), other))
@@ -174,7 +175,10 @@ class CacheMiddleware(BaseMiddleware):
         return await self._answer(question)
 
     async def _answer(self, question: "_Question[T]") -> T:
+        kept = self._kept
         found = await self._find(question)
+        if found is None and kept != self._kept and question.key not in self._flight:
+            found = await self._find(question)  # it may have been kept while the store was being read
         if found is not None and (not found.stale or question.key in self._flight):
             return await self._given(question, found)
         try:
@@ -240,6 +244,7 @@ class CacheMiddleware(BaseMiddleware):
             return
         try:
             await self._in_time(self._store.set(key.owner, key.digest, sealed, ttl=lifetime))
+            self._kept += 1
         except _STORE_FAILURES as error:
             await self._store_failed(question.context, error)
 

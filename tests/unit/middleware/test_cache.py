@@ -23,6 +23,7 @@ from agent_runtime import (
     FunctionCall,
     Layer,
     LimitExceeded,
+    MemoryKeyValueStore,
     MemorySessionStore,
     Message,
     MiddlewarePipeline,
@@ -38,6 +39,7 @@ from agent_runtime import (
     RunTimeout,
     SessionManager,
     Stage,
+    StoredValue,
     StoreUnavailable,
     SystemEvent,
     TextDelta,
@@ -105,6 +107,32 @@ async def test_an_effect_is_seen_also_where_the_cache_is_conditional_and_no_long
     for _ in range(2):
         await executor.execute(ASKED.replace(metadata={"cached": True}))
     assert paid == ["paid", "paid"]
+
+
+async def test_an_answer_that_is_kept_while_another_caller_reads_is_found() -> None:
+    read, let_on = anyio.Event(), anyio.Event()
+
+    class Late(MemoryKeyValueStore):
+        async def get(self, owner: Owner, key: str) -> StoredValue | None:
+            found = await super().get(owner, key)
+            if not read.is_set():
+                read.set()
+                await let_on.wait()
+            return found
+
+    scene = Scene("Here.", store=Late())
+    results: list[AgentResult] = []
+
+    async def ask() -> None:
+        results.append(await scene.ask())
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(ask)
+        await read.wait()
+        await ask()
+        let_on.set()
+    assert [result.served_by for result in results] == ["agent", "cache"]
+    assert scene.client.calls == 1 and scene.counts == {"misses": 1, "hits": 1}
 
 
 async def test_after_its_time_it_is_asked_anew() -> None:
