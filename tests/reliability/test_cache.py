@@ -218,7 +218,8 @@ async def test_f9_a_hundred_callers_whose_leader_is_cancelled_are_one_computatio
     assert sorted(crowd.results) == list(range(1, CALLERS)) and crowd.is_at_rest
     assert {result.output for result in crowd.results.values()} == {"A frog."}
     assert sorted(result.served_by for result in crowd.results.values()) == ["agent", *["cache"] * (CALLERS - 2)]
-    assert crowd.cache.stats.misses == 2 and crowd.cache.stats.shared == CALLERS - 2
+    stats = crowd.cache.stats  # who was still reading when the answer had been kept has found it
+    assert (stats.misses, stats.shared + stats.hits) == (2, CALLERS - 2)
 
 
 async def test_f9_any_of_them_may_be_cancelled_and_the_rest_get_their_answer(store: KeyValueStore) -> None:
