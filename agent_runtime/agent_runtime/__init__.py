@@ -10,6 +10,7 @@ from agent_runtime.answer_key import (
     shared_response,
     shared_result,
 )
+from agent_runtime.chat_form import ChatChoice, ChatUsage, chat_message, chat_response_format, chat_tool
 from agent_runtime.config import AgentConfig
 from agent_runtime.config_document import ConfigDocument, ConfigFormat
 from agent_runtime.consumer import AgentStream, TextStream
@@ -79,9 +80,11 @@ from agent_runtime.memory import MemorySessionStore
 from agent_runtime.memory_event_log import MemoryEventLog
 from agent_runtime.memory_key_values import MemoryKeyValueStore
 from agent_runtime.memory_rate_limits import MemoryRateLimitStore
+from agent_runtime.model_answer import ModelAnswer
 from agent_runtime.model_call import retry_model, watch_stream
 from agent_runtime.pipeline import Layer, MiddlewarePipeline, when
 from agent_runtime.plugins import LayerClass, Plugin, installed_plugins, load_plugin
+from agent_runtime.provider_errors import ProviderErrors
 from agent_runtime.rate_limit_store import (
     Allowance,
     Charge,
@@ -174,6 +177,8 @@ __all__ = (
     "CallNext",
     "CallTimeout",
     "Charge",
+    "ChatChoice",
+    "ChatUsage",
     "Checkpoint",
     "ConfigDocument",
     "ConfigFormat",
@@ -221,6 +226,7 @@ __all__ = (
     "Message",
     "MessageBatch",
     "MiddlewarePipeline",
+    "ModelAnswer",
     "ModelFinished",
     "ModelRequest",
     "ModelResponse",
@@ -234,6 +240,7 @@ __all__ = (
     "Placed",
     "Plugin",
     "Principal",
+    "ProviderErrors",
     "ProviderUnavailable",
     "Question",
     "RateCell",
@@ -300,6 +307,9 @@ __all__ = (
     "Usage",
     "admit",
     "batched",
+    "chat_message",
+    "chat_response_format",
+    "chat_tool",
     "check_entry",
     "client_identity",
     "decode_event",
