@@ -10,10 +10,19 @@ from urllib.parse import urlsplit
 import anyio
 import anyio.lowlevel
 
-from agent_runtime import ConfigurationError, Emit, ModelRequest, ModelResponse, Secret
+from agent_runtime import (
+    ConfigurationError,
+    Emit,
+    ModelRequest,
+    ModelResponse,
+    Secret,
+    chat_message,
+    chat_response_format,
+    chat_tool,
+)
 from agent_runtime_adapters.litellm.library import Stream, load_library
 from agent_runtime_adapters.litellm.provider import Provider
-from agent_runtime_adapters.litellm.wire import Answer, last_usage, response_format, wire_message, wire_tool
+from agent_runtime_adapters.litellm.wire import Answer, last_usage
 
 T = TypeVar("T")
 
@@ -125,7 +134,7 @@ class LiteLLMClient:
         waiting = Waiting(self._timeout)
         body = self._body(request)
         provider = Provider(self._library, self._provider, str(body["model"]))
-        answer = Answer(provider, request.step, self._max_bytes)
+        answer = Answer(provider, step=request.step, max_bytes=self._max_bytes)
         received = await waiting.for_(self._library.acompletion(**body), provider)
         if "stream" in body:
             await take_stream(answer, received, request.emit, waiting, provider)
@@ -143,21 +152,19 @@ class LiteLLMClient:
             raise ConfigurationError(
                 f"the request names a model that {self._provider} does not have: make another client"
             )
-        body |= {**OFF, "messages": [wire_message(message) for message in request.messages], "timeout": self._timeout}
+        body |= {**OFF, "messages": [chat_message(message) for message in request.messages], "timeout": self._timeout}
         body |= {"api_key": _revealed(self._key), "api_base": self._base_url}
         if request.tools:
-            body["tools"] = [wire_tool(tool) for tool in request.tools]
-        if request.output_schema is not None and self._takes_schema(body, request.output_schema):
-            body.setdefault("response_format", response_format(request.output_schema))
+            body["tools"] = [chat_tool(tool) for tool in request.tools]
+        format = None if request.output_schema is None else chat_response_format(request.output_schema)
+        if format is not None and self._takes_schema(str(body["model"])):
+            body.setdefault("response_format", format)
         if request.stream and self._provider not in NOT_STREAMED:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
         return body
 
-    def _takes_schema(self, body: Mapping[str, Any], schema: Mapping[str, Any]) -> bool:
-        """Whether litellm knows that the model takes a schema; the protocol takes that of an object only."""
-        return schema.get("type") == "object" and self._library.supports_response_schema(
-            model=body["model"], custom_llm_provider=self._provider
-        )
+    def _takes_schema(self, model: str) -> bool:
+        return self._library.supports_response_schema(model=model, custom_llm_provider=self._provider)
 
     def _provider_of(self, model: str) -> str:
         try:
@@ -207,7 +214,7 @@ class Waiting:
 def take_whole(answer: Answer, received: Any) -> None:
     """A whole answer. litellm makes `stop` of a missing reason to finish; but then nothing was cut off, it is JSON."""
     answer.take(received)
-    answer.end("stop", getattr(received, "usage", None))
+    answer.finish("stop", getattr(received, "usage", None))
 
 
 async def take_stream(answer: Answer, stream: Stream, emit: Emit, waiting: Waiting, provider: Provider) -> None:
@@ -217,7 +224,7 @@ async def take_stream(answer: Answer, stream: Stream, emit: Emit, waiting: Waiti
             for delta in answer.take(chunk):
                 await emit(delta)
         told = stream.received_finish_reason or stream.intermittent_finish_reason
-        for delta in answer.end(told, last_usage(stream.chunks)):
+        for delta in answer.finish(told, last_usage(stream.chunks)):
             await emit(delta)
     finally:
         with anyio.move_on_after(CLOSE, shield=True):

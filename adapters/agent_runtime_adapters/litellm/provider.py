@@ -1,39 +1,14 @@
-"""What can go wrong with a provider, in our words."""
+"""What litellm raises, as our errors."""
 
-import math
 import sys
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from decimal import Decimal
-from email.utils import parsedate_to_datetime
 from typing import Any, cast
 
 import msgspec
 
-from agent_runtime import (
-    AgentRuntimeError,
-    CallTimeout,
-    ProviderUnavailable,
-    RateLimited,
-    RequestRejected,
-)
+from agent_runtime import AgentRuntimeError, ProviderErrors, RequestRejected
 from agent_runtime_adapters.litellm.library import Library
-
-MAX_RETRY_AFTER = 86_400.0  # seconds; a daily quota is the longest window that providers name
-# The codes that are passed on, with the status that they go with; any other word of a provider stays in the cause.
-CODES = {
-    "content_filter": 400,
-    "context_length_exceeded": 400,
-    "insufficient_quota": 429,
-    "invalid_api_key": 401,
-    "invalid_request_error": 400,
-    "model_not_found": 404,
-    "rate_limit_exceeded": 429,
-    "unsupported_parameter": 400,
-    "unsupported_value": 400,
-}
-STATUSES = CODES | {str(status): status for status in range(400, 600)}
 
 NOT_READABLE = 422  # litellm gives it to an answer that it cannot read, too
 
@@ -49,13 +24,14 @@ class _Reported(msgspec.Struct):
     litellm_response_headers: Any = None
 
 
-class Provider:
+class Provider(ProviderErrors):
     """Who is asked for which model; says in our words what it did wrong."""
 
     def __init__(self, library: Library, name: str, model: str) -> None:
+        key_setting = "api_key, or its variable in the environment"
+        super().__init__(f"the provider {name}", model=model, key_setting=key_setting)
         self.library = library
         self.name = name
-        self.model = model
         self._outer = (
             sys.exception()
         )  # what the caller is handling is in the context of every error, and not of this call
@@ -83,38 +59,15 @@ class Provider:
 
     def _without_answer(self, status: int, words: list[str]) -> AgentRuntimeError:
         """For an error in the place of a chunk, a request that litellm does not send, or a connection that broke."""
-        told = next((STATUSES[word] for word in words if word in STATUSES), None)
+        told = self.reported(words)
         if told is not None:
-            return self.refusal(told, words)
+            return told
         if 400 <= status < 500:
             return RequestRejected(
                 f"litellm does not ask {self.name} for {self.model!r}: check api_key, model and parameters; "
                 "the cause says what is wrong"
             )
-        return ProviderUnavailable(f"the provider {self.name} cannot be reached, or the connection broke")
-
-    def refusal(self, status: int, words: list[str], headers: Mapping[str, str] | None = None) -> AgentRuntimeError:
-        """Our error for an HTTP status; `words` are the provider's own codes, of which only known ones are passed on."""
-        code = next((word for word in words if word in CODES), None)
-        details = {"status": status} if code is None else {"status": status, "code": code}
-        wait = None if headers is None else _retry_after(headers)
-        if status == 429:
-            spent = code == "insufficient_quota"
-            message = f"the provider {self.name} {'has no quota left for this key' if spent else 'limits the rate'}"
-            return RateLimited(f"{message} (HTTP 429)", details=details, retryable=not spent, retry_after=wait)
-        if status in {408, 409} or status >= 500:
-            message = f"the provider {self.name} is unavailable (HTTP {status})"
-            return ProviderUnavailable(message, details=details, retry_after=wait)
-        return RequestRejected(f"{self._reason(status)} (HTTP {status})", details=details)
-
-    def _reason(self, status: int) -> str:
-        if status in {401, 403}:
-            return f"the provider {self.name} refused the API key: check api_key, or its variable in the environment"
-        if status == 404:
-            return f"the provider {self.name} does not know the model {self.model!r}, or base_url has another path"
-        if status < 400:
-            return f"the provider {self.name} redirects, which is not followed: correct base_url"
-        return f"the provider {self.name} refused the request"
+        return self.unreachable()
 
     def cost(self, usage: object) -> Decimal | None:
         """What `usage` costs in dollars by the price list inside litellm; `None` where it has no price for the model."""
@@ -123,14 +76,6 @@ class Provider:
         except self.library.not_priced:
             return None
         return sum((Decimal(str(cost)) for cost in costs), Decimal(0))
-
-    def silent(self) -> CallTimeout:
-        """For an answer, or the next piece of one, that did not come in time."""
-        return CallTimeout(f"the provider {self.name} was silent for longer than the client's timeout")
-
-    def malformed(self) -> ProviderUnavailable:
-        """For an answer that is not one."""
-        return ProviderUnavailable(f"the provider {self.name} sent an answer that makes no sense")
 
 
 def _chain(error: BaseException, end: BaseException | None) -> Iterator[BaseException]:
@@ -158,21 +103,3 @@ def _headers(report: _Reported) -> Mapping[str, str] | None:
         if isinstance(headers, Mapping):
             return cast("Mapping[str, str]", headers)
     return None
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds from now, from 0 to `MAX_RETRY_AFTER`; `None` where the provider does not say, or says nonsense."""
-    for name, read in (("retry-after-ms", _milliseconds), ("retry-after", float), ("retry-after", _until)):
-        with suppress(KeyError, TypeError, ValueError, OverflowError):
-            seconds = read(headers[name])
-            if not math.isnan(seconds):
-                return min(max(seconds, 0.0), MAX_RETRY_AFTER)
-    return None
-
-
-def _milliseconds(text: str) -> float:
-    return float(text) / 1000.0
-
-
-def _until(date: str) -> float:
-    return parsedate_to_datetime(date).timestamp() - time.time()

@@ -15,12 +15,14 @@ from agent_runtime import (
     Emit,
     ModelRequest,
     ModelResponse,
-    ProviderUnavailable,
     Secret,
+    chat_message,
+    chat_response_format,
+    chat_tool,
 )
-from agent_runtime_adapters.openai.output import response_format
+from agent_runtime_adapters.openai.output import is_strict
 from agent_runtime_adapters.openai.provider import BROKEN, Provider
-from agent_runtime_adapters.openai.wire import Answer, Events, wire_message, wire_tool
+from agent_runtime_adapters.openai.wire import Answer, Events
 
 DRAIN = 0.1  # seconds for the end of the body after [DONE], so that the connection can be used again
 CLOSE = 2.0  # seconds for the connections to close
@@ -157,7 +159,7 @@ class OpenAIClient:
                 raise provider.translated(error) from error
             received = Received(provider, response.http_response, self._max_bytes)
             stack.push_async_callback(received.finish)
-            answer = Answer(provider, request.step)
+            answer = Answer(provider, step=request.step)
             await (take_stream if request.stream else take_whole)(answer, received, request.emit)
             return answer.response()
 
@@ -168,12 +170,12 @@ class OpenAIClient:
         model = request.parameters.get("model") or self.model
         if not model:
             raise ConfigurationError("no model: name one in OpenAIClient(model) or in AgentConfig(model=)")
-        messages = [wire_message(message) for message in request.messages]
+        messages = [chat_message(message) for message in request.messages]
         body: dict[str, Any] = {**request.parameters, "model": model, "messages": messages}
         if request.tools:
-            body["tools"] = [wire_tool(tool) for tool in request.tools]
+            body["tools"] = [chat_tool(tool) for tool in request.tools]
         if self.structured_outputs and request.output_schema is not None:
-            format = response_format(request.output_schema)
+            format = chat_response_format(request.output_schema, strict=is_strict(request.output_schema))
             if format is not None:
                 body.setdefault("response_format", format)
         if request.stream:
@@ -235,7 +237,7 @@ class Received:
             raise self._provider.translated(error) from error
         self._left -= len(piece)
         if self._left < 0:
-            raise ProviderUnavailable(f"the answer of {self._provider.host} is larger than {self._limit} bytes")
+            raise self._provider.too_large(self._limit)
         return piece
 
     async def drain(self) -> None:

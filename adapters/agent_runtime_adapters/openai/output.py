@@ -1,4 +1,4 @@
-"""The schema of the answer, as the protocol takes it."""
+"""Which schemas of an answer OpenAI's strict mode takes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,19 +22,8 @@ _STRICT = frozenset(
 )
 
 
-def response_format(schema: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The parameter for `schema`; `None` for one that is not of an object, which the protocol refuses.
-
-    It is strict where the schema allows that: every object closed and all its properties required, and no keyword of which
-    strict mode knows nothing.
-    """
-    if schema.get("type") != "object":
-        return None
-    format = {"name": "output", "schema": schema, "strict": _is_strict(schema)}
-    return {"type": "json_schema", "json_schema": format}
-
-
-def _is_strict(schema: Mapping[str, Any]) -> bool:
+def is_strict(schema: Mapping[str, Any]) -> bool:
+    """Whether strict mode takes `schema`: each object closed, all its properties required, every keyword known to it."""
     if not _STRICT.issuperset(schema) or not _is_typed(schema):
         return False
     if schema.get("type") == "object" and not _is_closed(schema):
@@ -44,7 +33,7 @@ def _is_strict(schema: Mapping[str, Any]) -> bool:
         parts += named.values()
     if "items" in schema:
         parts.append(schema["items"])
-    return all(map(_is_strict, parts))
+    return all(map(is_strict, parts))
 
 
 def _is_typed(schema: Mapping[str, Any]) -> bool:
