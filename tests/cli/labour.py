@@ -3,6 +3,7 @@
 The task is a number, or `form`. Each run writes a line into `begun.log` when it begins and into `ended.log` at its end.
 """
 
+import json
 import os
 from pathlib import Path
 
@@ -33,7 +34,10 @@ async def work(context: AgentContext) -> AgentResult | str:
         raise
     how = anyio.Path(f"fail-{context.current_task}")
     if await how.exists():
-        raise FAILURES[await how.read_text("utf-8")]
+        failure = await how.read_text("utf-8")
+        if failure == "other bug":
+            json.loads(failure)
+        raise FAILURES[failure]
     log("ended.log", context.current_task)
     if context.current_task == "whose":
         return f"{context.user_id} of {context.tenant_id}, {dict(context.metadata)}"

@@ -113,7 +113,7 @@ def test_a_task_may_be_a_string_and_a_line_may_say_whose_it_is(folder: Path) -> 
 
 
 def test_a_line_that_is_no_task_fails_with_its_place_and_the_others_run(folder: Path) -> None:
-    wrong: list[object] = [{"id": 1}, [17], {"task": "x", "notes": ""}, {"task": 3}]
+    wrong: list[object] = [{"id": 1}, [17], {"id": "z", "task": "x", "notes": ""}, {"id": [], "task": 3}]
     ask(folder, [*wrong, 5])
     with (folder / "in.jsonl").open("ab") as file:
         file.write(b"\xff\xfe\n" + b"[" * 100_000 + b"\n")
@@ -123,6 +123,7 @@ def test_a_line_that_is_no_task_fails_with_its_place_and_the_others_run(folder: 
     assert "6 of the lines cannot be run; the first is in.jsonl:1: no task: Object missing" in done.stderr
     lines = outcomes(folder)
     assert [line["line"] for line in lines] == [1, 2, 3, 4, 6, 7, 5]
+    assert [line.get("id") for line in lines] == [1, None, "z", None, None, None, "q5"]
     assert all(line["error"].startswith(f"in.jsonl:{line['line']}: no task: ") for line in lines[:6])
     assert "unknown field `notes`" in lines[2]["error"]
     assert logged(folder, "begun.log") == {"5": 1}
@@ -148,6 +149,28 @@ def test_failures_are_counted_by_their_kind_and_a_bug_fails_its_line_only(folder
     assert kinds["q0"] == ("validation", None)
     assert kinds["q1"] == kinds["q2"] == ("rate_limit", 3.0)
     assert kinds["q3"] == ("internal", None)
+
+
+def test_a_bug_is_told_once_with_its_place_and_counted_in_the_summary(folder: Path) -> None:
+    for number in range(3):
+        (folder / f"fail-{number}").write_text("bug", "utf-8")
+    (folder / "fail-3").write_text("other bug", "utf-8")
+    ask(folder, range(5))
+    done = invoke(*OURS)
+    source = (folder / "labour.py").read_text("utf-8").splitlines()
+    place = 1 + next(number for number, line in enumerate(source) if "raise FAILURES" in line)
+    decoding = 1 + next(number for number, line in enumerate(source) if "json.loads" in line)
+    assert done.exit_code == 1
+    assert sorted(done.stderr.splitlines()) == [
+        f"bug: JSONDecodeError (labour.py:{decoding}); told once, and counted in the summary",
+        f"bug: KeyError (labour.py:{place}); told once, and counted in the summary",
+        "the same command runs again what may succeed later; with --retry-failed, all that failed",
+    ]
+    bugs = {f"KeyError (labour.py:{place})": 3, f"JSONDecodeError (labour.py:{decoding})": 1}
+    assert f"   bugs        {', '.join(f'{bug} {count}' for bug, count in bugs.items())}\n" in done.stdout
+    assert "price" not in done.output
+    again = invoke(*OURS, "--retry-failed", "--json")
+    assert json.loads(again.stdout)["bugs"] == bugs
 
 
 def test_going_on_runs_failed_lines_again_that_may_succeed_later_or_all_or_none(folder: Path) -> None:
@@ -353,7 +376,11 @@ def test_a_reader_that_leaves_ends_the_batch_quietly(folder: Path) -> None:
     assert logged(folder, "begun.log").total() < 500
 
 
-def test_a_disk_that_is_full_is_told_and_what_was_written_stays_whole(folder: Path) -> None:
+def test_a_disk_that_is_full_is_told_and_what_was_written_stays_whole(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"):  # the limit would hit coverage's own file too
+        monkeypatch.delenv(name, raising=False)
     ask(folder, range(50))
 
     def full() -> None:
@@ -379,13 +406,14 @@ def test_a_device_that_takes_nothing_is_told(folder: Path) -> None:
 
 
 def test_a_terminal_gets_a_bar_in_its_width_and_the_summary(folder: Path) -> None:
-    (folder / "fail-3").write_text("invalid", "utf-8")
+    (folder / "fail-3").write_text("bug", "utf-8")
     ask(folder, range(40))
     with terminal(*OURS, cwd=folder, columns=60) as screen:
         assert screen.finish() == 1
     text = shown(screen)
     assert "/40" in text
     assert "1 failed" in text
+    assert re.search(r"^bug: KeyError \(labour\.py:\d+\)", text, re.MULTILINE)
     assert "   succeeded   39\n" in text
     assert all(len(line) <= 60 for line in text.rpartition("succeeded")[2].splitlines())
 

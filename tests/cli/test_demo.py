@@ -70,6 +70,7 @@ def assert_what_the_layers_do(text: str) -> None:
     assert re.search(r"^   retry after (8\d\d|900)\.\d s$", text, re.MULTILINE)
     batch = text.partition("A batch of 200 questions\n")[2].partition("A process")[0]
     assert "   succeeded   200\n   failed      0\n   from cache  19" in batch
+    assert "jsonl" not in batch  # a file that is gone is not named
     assert re.search(r"^   time        p50 [\d.]+ ms, p95 .*, p99 .*, max [\d.]+ ms$", batch, re.MULTILINE)
 
 

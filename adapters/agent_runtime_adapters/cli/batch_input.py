@@ -33,7 +33,14 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     tenant_id: str | None = None
 
 
+class _Named(msgspec.Struct, frozen=True):
+    """What is kept of a line that is no task."""
+
+    id: str | int | None = None
+
+
 _decode = msgspec.json.Decoder(Asked | str).decode
+_decode_id = msgspec.json.Decoder(_Named).decode
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -54,6 +61,13 @@ class Line(msgspec.Struct, frozen=True):
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidInput(f"no task: {error}") from None
         return Asked(task=found) if isinstance(found, str) else found
+
+    def id(self) -> str | int | None:
+        """Its id, also where the rest of it says nothing."""
+        try:
+            return _decode_id(self.text).id
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
 
 
 class Input:

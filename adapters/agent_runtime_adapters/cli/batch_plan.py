@@ -53,7 +53,7 @@ class Plan:
             self.refused += 1
             self.first_refusal = self.first_refusal or words
             refused = AgentResult(success=False, error=words, error_type=error.error_type, attempts=0)
-            output.write(document(line, None, refused))
+            output.write(document(line, line.id(), refused))
             self._tally.refuse(refused)
             return False
         return True

@@ -6,17 +6,18 @@ from time import monotonic
 from typing import Protocol
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from agent_runtime_adapters.cli.batch_summary import Tally
-from agent_runtime_adapters.cli.terminal import console, notice
+from agent_runtime_adapters.cli.terminal import console, notice, printable
 
 _EVERY = 5.0  # seconds between two lines
 
 
 class Told(Protocol):
-    """Is told after each line; what has ended since is in the tally."""
+    """Is told after each line, with the bug that it has shown first; what has ended since is in the tally."""
 
-    def __call__(self) -> None: ...
+    def __call__(self, bug: str | None, /) -> None: ...
 
 
 @contextmanager
@@ -37,7 +38,9 @@ def progress(tally: Tally, total: int, *, bar: bool) -> Generator[Told]:
     began = monotonic()
     task = shown.add_task("", total=total, rate=0.0, failed=_failures(tally))
 
-    def tell() -> None:
+    def tell(bug: str | None) -> None:
+        if bug is not None:
+            shown.console.print(Text(printable(_words(bug))))
         done = tally.ended - before
         shown.update(task, completed=done, rate=done / (monotonic() - began), failed=_failures(tally))
 
@@ -47,6 +50,10 @@ def progress(tally: Tally, total: int, *, bar: bool) -> Generator[Told]:
     finally:
         with suppress(OSError):  # a terminal that was closed
             shown.stop()
+
+
+def _words(bug: str) -> str:
+    return f"bug: {bug}; told once, and counted in the summary"
 
 
 def _failures(tally: Tally) -> str:
@@ -63,10 +70,16 @@ class _Lines:
         self._total = total
         self._said = monotonic()
 
-    def __call__(self) -> None:
+    def __call__(self, bug: str | None) -> None:
+        if bug is not None:
+            _say(_words(bug))
         now = monotonic()
         if now - self._said >= _EVERY:
             self._said = now
             words = (f"{self._tally.ended - self._before:,} of {self._total:,} lines", _failures(self._tally))
-            with suppress(OSError):  # nobody listens any more; the results have a place of their own
-                notice(", ".join(filter(None, words)))
+            _say(", ".join(filter(None, words)))
+
+
+def _say(words: str) -> None:
+    with suppress(OSError):  # nobody listens any more; the results have a place of their own
+        notice(words)

@@ -1,6 +1,6 @@
 """The runs of a batch: a few at a time, each outcome written when it is there."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from contextlib import suppress
 
@@ -12,7 +12,7 @@ from agent_runtime import AgentContext, AgentExecutor, AgentResult, ErrorType
 from agent_runtime_adapters.cli.batch_input import Asked, Input, Line
 from agent_runtime_adapters.cli.batch_output import Output, document
 from agent_runtime_adapters.cli.batch_plan import Plan
-from agent_runtime_adapters.cli.batch_progress import progress
+from agent_runtime_adapters.cli.batch_progress import Told, progress
 from agent_runtime_adapters.cli.batch_summary import Tally
 from agent_runtime_adapters.cli.exits import exit_code
 from agent_runtime_adapters.cli.streaming import failed_run
@@ -52,8 +52,8 @@ class Batch:
         """How many runs are in flight."""
         return len(self.executor.runs)
 
-    async def run(self, tell: Callable[[], None]) -> None:
-        """Run them all; `tell` is called after each outcome.
+    async def run(self, tell: Told) -> None:
+        """Run them all; `tell` is called after each outcome, with the bug that it has shown first.
 
         Raises `CommandFailed` or `BrokenPipeError` when the output takes no more: what runs is cancelled then.
         """
@@ -64,7 +64,7 @@ class Batch:
         ):
             async for index, result in done:
                 if await self._kept(*self._running.pop(index), result):
-                    tell()
+                    tell(self._tally.add(result))
                 if anyio.current_time() - synced > _SYNC_EVERY:
                     await to_thread.run_sync(self._output.sync)
                     synced = anyio.current_time()
@@ -88,7 +88,6 @@ class Batch:
             self._output.write(data)
         else:  # in a thread: a pipe that nobody reads for a while holds up no run
             await to_thread.run_sync(self._output.write, data, abandon_on_cancel=True)
-        self._tally.add(result)
         return True
 
     def _contexts(self) -> Iterator[AgentContext]:

@@ -9,8 +9,9 @@ from time import monotonic
 import msgspec
 from rich.console import Console
 
-from agent_runtime import AgentResult, Usage
+from agent_runtime import AgentResult, AgentRuntimeError, Usage
 from agent_runtime_adapters.cli.batch_output import Ending
+from agent_runtime_adapters.cli.exits import bug
 from agent_runtime_adapters.cli.sections import facts
 
 
@@ -45,6 +46,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         lines: Lines of the input that are not empty.
         failed: Lines by `error_type`, the most frequent first.
+        bugs: Those of them that failed by an unexpected exception, by its type and place.
         left: Lines that have no outcome, because the batch was ended.
         cache_hits: Lines that a cache answered.
         execution_time_ms: Of the runs of this batch, failed ones too.
@@ -55,6 +57,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     lines: int
     succeeded: int
     failed: dict[str, int]
+    bugs: dict[str, int]
     done_before: Before
     left: int
     cache_hits: int
@@ -76,6 +79,7 @@ class Tally:
     def __init__(self) -> None:
         self.succeeded = 0
         self.failed: Counter[str] = Counter()
+        self._bugs: Counter[str] = Counter()
         self._before: Counter[Ending] = Counter()
         self._times = array("d")
         self._cache_hits = 0
@@ -99,8 +103,8 @@ class Tally:
         """From now on time counts."""
         self._began = self._ended = monotonic()
 
-    def add(self, result: AgentResult) -> None:
-        """A line that was run."""
+    def add(self, result: AgentResult) -> str | None:
+        """A line that was run. Returns the bug that failed it, where no line before it has shown the same."""
         if result.success:
             self.succeeded += 1
         else:
@@ -109,6 +113,11 @@ class Tally:
         self._times.append(result.execution_time_ms)
         self._usage += result.usage
         self._ended = monotonic()
+        if result.exception is None or isinstance(result.exception, AgentRuntimeError):
+            return None
+        found = bug(result.exception)
+        self._bugs[found] += 1
+        return found if self._bugs[found] == 1 else None
 
     def summary(self, output: str, *, left: int) -> Summary:
         """What was counted."""
@@ -117,7 +126,8 @@ class Tally:
         return Summary(
             lines=self.ended + self._before.total() + left,
             succeeded=self.succeeded,
-            failed=dict(sorted(self.failed.items(), key=lambda item: (-item[1], item[0]))),
+            failed=_ranked(self.failed),
+            bugs=_ranked(self._bugs),
             done_before=before,
             left=left,
             cache_hits=self._cache_hits,
@@ -129,6 +139,10 @@ class Tally:
         )
 
 
+def _ranked(counts: Counter[str]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
 def show(summary: Summary, out: Console) -> None:
     """Print it for a person; what there is nothing of is left out."""
     facts(out, *((name, words) for name, words in _facts(summary) if words))
@@ -136,12 +150,12 @@ def show(summary: Summary, out: Console) -> None:
 
 def _facts(summary: Summary) -> Iterator[tuple[str, str]]:
     failed, before, times, usage = summary.failed, summary.done_before, summary.execution_time_ms, summary.usage
-    kinds = ", ".join(f"{kind} {count:,}" for kind, count in failed.items())
     cost = "" if usage.cost is None else f", cost {usage.cost:f}"
     earlier = before.succeeded + before.failed
     yield "lines", f"{summary.lines:,}"
     yield "succeeded", f"{summary.succeeded:,}"
-    yield "failed", f"{sum(failed.values()):,}: {kinds}" if failed else "0"
+    yield "failed", f"{sum(failed.values()):,}: {_listed(failed)}" if failed else "0"
+    yield "bugs", _listed(summary.bugs)
     yield "done before", f"{earlier:,}, of which {before.failed:,} failed" if earlier else ""
     yield "left", f"{summary.left:,}" if summary.left else ""
     yield "from cache", f"{summary.cache_hits:,}" if summary.cache_hits else ""
@@ -149,6 +163,10 @@ def _facts(summary: Summary) -> Iterator[tuple[str, str]]:
     yield "tokens", f"{usage.input_tokens:,} in, {usage.output_tokens:,} out{cost}" if usage.output_tokens else ""
     yield "took", f"{summary.seconds:,.1f} s, {summary.rate:,.1f} lines/s" if times else ""
     yield "output", summary.output
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{kind} {count:,}" for kind, count in counts.items())
 
 
 def _times(times: Times) -> str:

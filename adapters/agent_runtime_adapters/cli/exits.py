@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import sysconfig
 import threading
 import traceback
 from collections.abc import Generator, Sequence
@@ -27,6 +28,9 @@ EXIT_CODES = (
     "3 the run waits for an answer; 130 interrupted; 141 the reader of the output went away; "
     "129 and 143 ended by SIGHUP and SIGTERM."
 )
+
+_OURS = ("agent_runtime", "agent_runtime_middleware", "agent_runtime_adapters")
+_INSTALLED = tuple(f"{sysconfig.get_path(name)}{os.sep}" for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
 class CommandFailed(Exception):
@@ -118,11 +122,26 @@ def _last_words(message: str) -> None:
 
 
 def described(error: BaseException) -> str:
-    """An unexpected exception in one line: type, first line of its message, and where it was raised."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    """An unexpected exception in one line: type, first line of its message, and its place."""
     words = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}{f': {words}' if words else ''}{place}"
+    return f"{type(error).__name__}{f': {words}' if words else ''}{_place(error)}"
+
+
+def bug(error: BaseException) -> str:
+    """An unexpected exception by type and place: the same each time, and without the message, which may hold a task."""
+    return f"{type(error).__name__}{_place(error)}"
+
+
+def _place(error: BaseException) -> str:
+    """The last line of the user's own code that was reached; of any code, where none of theirs was."""
+    places = list(traceback.walk_tb(error.__traceback__))
+    theirs = [(frame, line) for frame, line in places if _is_theirs(frame)]
+    return "".join(f" ({Path(frame.f_code.co_filename).name}:{line})" for frame, line in (theirs or places)[-1:])
+
+
+def _is_theirs(frame: FrameType) -> bool:
+    package = str(frame.f_globals.get("__name__")).partition(".")[0]
+    return package not in _OURS and not frame.f_code.co_filename.startswith(("<", *_INSTALLED))
 
 
 def leave(code: int) -> None:

@@ -64,4 +64,4 @@ def _answered(library: Library, questions: Path) -> Summary:
         code = run_batch(work, tally, plan.lines, bar=console(stderr=True).is_terminal)
     if code:
         raise Interrupted("interrupted; the runs were ended", code=code)
-    return tally.summary(answers.name, left=0)
+    return tally.summary("", left=0)  # the folder is gone by then
