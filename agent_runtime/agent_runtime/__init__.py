@@ -82,6 +82,7 @@ from agent_runtime.memory_key_values import MemoryKeyValueStore
 from agent_runtime.memory_rate_limits import MemoryRateLimitStore
 from agent_runtime.model_answer import ModelAnswer
 from agent_runtime.model_call import retry_model, watch_stream
+from agent_runtime.outage import StoreOutage
 from agent_runtime.pipeline import Layer, MiddlewarePipeline, when
 from agent_runtime.plugins import LayerClass, Plugin, installed_plugins, load_plugin
 from agent_runtime.provider_errors import ProviderErrors
@@ -278,6 +279,7 @@ __all__ = (
     "Stage",
     "State",
     "StateKey",
+    "StoreOutage",
     "StoreUnavailable",
     "StoredCheckpoint",
     "StoredLease",

@@ -33,7 +33,11 @@ def cut_short(context: AgentContext, cause: BaseException | None = None) -> Agen
         error = RunCancelled(f"run {run.run_id!r} was cancelled")
     else:
         limit = round(run.elapsed_ms() / 1000.0 + context.deadline - anyio.current_time(), 3)
-        error = RunTimeout(f"run {run.run_id!r} took longer than {limit:g} s", details={"limit": limit, "which": "run"})
+        error = RunTimeout(
+            f"run {run.run_id!r} took longer than {limit:g} s: the shortest of Limits.run, AgentConfig.timeout "
+            "(in the place of the former) and the context's deadline",
+            details={"limit": limit, "which": "run"},
+        )
     if cause is not error and error.__cause__ is None:
         error.__cause__ = cause
     return error
@@ -86,7 +90,7 @@ def status_of(error: Exception | None) -> RunStatus:
 async def tell_end(context: AgentContext, status: RunStatus, error: Exception | None, result: AgentResult) -> None:
     """Close the run and tell bus and stream, once; nothing can cut this short but its own time limit."""
     run = context.run
-    if run.status is RunStatus.STARTING:  # refused at entry: what it calls itself was not checked
+    if not run.admitted:  # refused at entry: what it calls itself was not checked
         context = context.replace(agent_id="", user_id="", session_id=None)
     run.status = status
     if run.bus is None and not run.edge.listening:
@@ -118,7 +122,14 @@ async def _last_event(context: AgentContext, error: Exception | None, result: Ag
     elif isinstance(error, Suspended):
         last = RunSuspended(run_id=context.run.run_id, questions=error.questions)
     else:
-        last = RunFailed(run_id=context.run.run_id, error_type=error_type_of(error), error=safe_text(error))
+        last = RunFailed(
+            run_id=context.run.run_id,
+            error_type=error_type_of(error),
+            error=safe_text(error),
+            error_details=dict(result.error_details),
+            retryable=result.retryable,
+            retry_after=result.retry_after,
+        )
     try:
         await context.emit(last)
     except ConsumerGone:

@@ -33,6 +33,7 @@ class Run:
     Attributes:
         run_id: Time-ordered and new for each execution.
         status: Where the run stands.
+        admitted: True when its input has been checked.
         usage: Live; failed attempts are included.
         state: Typed values that layers share.
         limits: The executor's limits.
@@ -53,6 +54,7 @@ class Run:
     """
 
     __slots__ = (
+        "admitted",
         "bus",
         "cancel_requested",
         "closed",
@@ -106,6 +108,7 @@ class Run:
         self.scope = scope
         self.streaming = edge.listening or handlers.needs_chunks
         self.status = RunStatus.CREATED
+        self.admitted = False
         self.principal: Principal | None = None
         self.usage: Usage = NO_USAGE
         self.state = State()

@@ -190,6 +190,7 @@ class Runner:
         run = context.run
         run.status = RunStatus.STARTING
         context = self._admitted(context, principal, resume)
+        run.admitted = True
         result = await run.handlers.run(context)
         if not isinstance(result, AgentResult):  # pyright: ignore[reportUnnecessaryIsInstance]  # layers are users' code
             raise TypeError(

@@ -1,7 +1,7 @@
 """What a streamed run says, event by event: one versioned tagged union for stream, server, event log and replay."""
 
 from collections.abc import Awaitable, Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -95,11 +95,14 @@ class RunCompleted(StreamItem, frozen=True, kw_only=True, tag="run_completed"):
 
 
 class RunFailed(StreamItem, frozen=True, kw_only=True, tag="run_failed"):
-    """The last event of a run that failed, and the only one of a run that was refused; `error` is safe to show."""
+    """The last event of a run that failed, and the only one of a run that was refused; fields as in `AgentResult`."""
 
     run_id: str
     error_type: ErrorType
     error: str
+    error_details: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
+    retryable: bool = False
+    retry_after: float | None = None
 
 
 class RunSuspended(StreamItem, frozen=True, kw_only=True, tag="run_suspended"):

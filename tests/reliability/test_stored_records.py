@@ -85,8 +85,8 @@ def test_a_hostile_record_is_refused_everywhere(store: str) -> None:
 
 RUNS_CODE = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "jsonpickle", "code", "codeop", "ctypes"}
 CALLS_CODE = {"eval", "exec", "compile", "__import__", "import_module", "unsafe_load", "full_load"}
-# Where a module is named by who types the command, never by what is stored.
-BY_NAME = {"cli/__init__.py", "cli/target.py", "cli/late.py"}
+# Where a module is named by who types the command, or by a constant, never by what is stored.
+BY_NAME = {"cli/__init__.py", "cli/target.py", "cli/late.py", "litellm/library.py"}
 
 
 def code_from_data(source: str) -> Iterator[str]:

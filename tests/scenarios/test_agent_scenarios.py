@@ -198,7 +198,9 @@ async def test_s17_a_client_that_breaks_after_three_chunks_gives_three_chunks_an
     assert caught.value is broke
     assert texts(events) == ["one ", "two ", "three "]
     assert isinstance(events[0], RunStarted)
-    expected = RunFailed(run_id=events[0].run_id, error_type=ErrorType.PROVIDER, error="the provider broke off")
+    expected = RunFailed(
+        run_id=events[0].run_id, error_type=ErrorType.PROVIDER, error="the provider broke off", retryable=True
+    )
     assert events[-1] == expected
     assert [event.error_type for event in failed] == [ErrorType.PROVIDER]
     assert SECRET not in repr(events) + repr([event.error_message for event in failed])

@@ -9,10 +9,14 @@ import pytest
 from agent_runtime import (
     AgentContext,
     AgentExecutor,
+    AgentResult,
+    CallNext,
     ErrorType,
     EventBus,
     EventType,
     ProviderUnavailable,
+    RateLimited,
+    RunFailed,
     SystemEvent,
 )
 
@@ -134,3 +138,24 @@ async def test_s45_handlers_are_routed_by_type_filtered_by_where_and_transformed
     assert of_bob.kinds == bobs and failures.kinds == [EventType.ERROR_OCCURRED]
     assert [event.user_id for event in everything.events] == ["ann", "ann", "bob", "bob"]
     assert [event.user_id for event in anonymous.events] == ["somebody"] * 4
+
+
+async def test_s44_a_run_that_a_layer_refuses_is_told_with_whose_it_was_and_never_as_started() -> None:
+    async def refuse(context: AgentContext, call_next: CallNext) -> AgentResult:
+        raise RateLimited("enough", retry_after=3.0, details={"limit": 1})
+
+    everything = Noting()
+    async with EventBus() as bus:
+        await bus.subscribe(EventType.ANY, everything)
+        executor = AgentExecutor(support, event_bus=bus, middleware=[refuse])
+        told: list[RunFailed] = []
+        async with executor.stream(ask()) as stream:
+            with pytest.raises(RateLimited):
+                async for event in stream:
+                    assert isinstance(event, RunFailed)
+                    told.append(event)
+        await bus.drain()
+    ended = everything.events[-1]
+    assert EventType.AGENT_STARTED not in everything.kinds
+    assert (ended.event_type, ended.user_id, ended.agent_id) == (EventType.ERROR_OCCURRED, "ann", "support")
+    assert [(event.retry_after, event.retryable, event.error_details) for event in told] == [(3.0, True, {"limit": 1})]

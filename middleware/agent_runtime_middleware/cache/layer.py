@@ -19,7 +19,6 @@ from agent_runtime import (
     CallNext,
     ConfigurationError,
     Emit,
-    ErrorType,
     EventType,
     KeyValueStore,
     LayerKind,
@@ -35,12 +34,12 @@ from agent_runtime import (
     SingleFlight,
     Stage,
     StoredValue,
+    StoreOutage,
     StoreUnavailable,
     Unavailable,
     Unknown,
     model_answer_key,
     run_answer_key,
-    safe_text,
     shared_response,
     shared_result,
 )
@@ -96,7 +95,8 @@ class CacheMiddleware(BaseMiddleware):
     the agent's output type; of a run what `shared_result` lets pass, made by the agent. Callers that ask the same at the same time share one call, as with
     `SingleFlightMiddleware`. What is given is `cached`, costs nothing, and arrives in one piece.
 
-    A store that fails, and a value of it that is damaged, make a miss: the run goes on uncached, and `stats` counts it.
+    A store that fails, and a value of it that is damaged, make a miss: the run goes on uncached, `stats` counts it, and the log
+    gets one warning for an outage. What is no failure in the words of `KeyValueStore` is a bug of the store, and raised.
 
     Cost: the key, a read, and after a miss a write, before the answer is passed on.
     Order: inside auth, guards and redaction, outside retry, timeout and fallback.
@@ -121,6 +121,8 @@ class CacheMiddleware(BaseMiddleware):
         clock: Callable[[], float] = time.time,
     ) -> None:
         _check(ttl=ttl, stale=stale, timeout=timeout, stage=stage, share=share, max_bytes=max_bytes)
+        if not (store is None or (hasattr(store, "get") and hasattr(store, "set"))):
+            raise ConfigurationError(f"CacheMiddleware(store=...): a {type(store).__name__} is no KeyValueStore")
         self.ttl = float(ttl)
         self.stale = float(stale)
         self.stage = Stage(stage)
@@ -135,6 +137,7 @@ class CacheMiddleware(BaseMiddleware):
         )  # which never suspends: a timer for it would be waste
         self._clock = clock
         self._flight = SingleFlight[Any]()
+        self._outage = StoreOutage()
         self._kept = 0
         # The other stage gets the base's method back, so that no pipeline compiles this layer in there.
         other = "process_model" if stage == "run" else "process"
@@ -222,6 +225,7 @@ class CacheMiddleware(BaseMiddleware):
         except _STORE_FAILURES as error:
             await self._store_failed(question.context, error)
             return None
+        self._outage.answered(self.name)
         if stored is None:
             return None
         entry = question.form.opened(stored.value, key)
@@ -259,12 +263,7 @@ class CacheMiddleware(BaseMiddleware):
 
     async def _store_failed(self, context: AgentContext, error: AgentRuntimeError) -> None:
         self.stats.store_failures += 1
-        await context.publish(
-            EventType.MIDDLEWARE_FAILED,
-            error_type=ErrorType.STORE,
-            error_message=safe_text(error),
-            metadata={"middleware": self.name, "stage": self.stage, "degraded": True},
-        )
+        await self._outage.failed(self.name, self.stage, context, error)
 
     async def _tell(self, context: AgentContext, *, age: float, stale: bool) -> None:
         if context.run.bus is not None:

@@ -10,13 +10,11 @@ import msgspec
 from agent_runtime import (
     AgentContext,
     AgentResult,
-    AgentRuntimeError,
     BaseMiddleware,
     CallNext,
     Charge,
     ConfigurationError,
     CorruptRecord,
-    ErrorType,
     EventType,
     LayerKind,
     MemoryRateLimitStore,
@@ -25,12 +23,11 @@ from agent_runtime import (
     OutcomeUnknown,
     RateLimited,
     RateLimitStore,
-    Run,
     Settlement,
     Stage,
+    StoreOutage,
     StoreUnavailable,
     Taken,
-    safe_text,
 )
 from agent_runtime_middleware.rate_limit.quota import Meter, Quota, Wanted, is_positive, label, whose
 from agent_runtime_middleware.rate_limit.tokens import CallSeen, RunSeen, wanted
@@ -66,9 +63,11 @@ class RateLimitMiddleware(BaseMiddleware):
         on_store_failure: `"local"` counts in this process's memory while the store fails; `"refuse"` raises its error;
             `"allow"` lets everything pass.
         local_share: What part of each quota this process admits then; other processes do the same.
+        timeout: Seconds for one operation of the store, and never more than `Limits.store`.
 
-    A failure of the store, `Limits.store` seconds without an answer included, is counted in `store_failures` and told by the
-    event `middleware_failed`. Tokens that were set aside and cannot be given back come back with time.
+    A failure of the store, `timeout` seconds without an answer included, is counted in `store_failures`, told by the event
+    `middleware_failed`, and an outage by one warning in the log. What is no failure in the words of `RateLimitStore` is a bug
+    of the store, and raised. Tokens that were set aside and cannot be given back come back with time.
 
     Cost: one operation of the store per run and one per model call, where a quota counts there; with tokens one more after
     each, and one function call per piece of a streamed answer. In memory none of them suspends.
@@ -85,9 +84,15 @@ class RateLimitMiddleware(BaseMiddleware):
         stage: Literal["run", "model"] | None = None,
         on_store_failure: OnStoreFailure = "local",
         local_share: float = 0.5,
+        timeout: float = 1.0,
     ) -> None:
-        _check(quotas, stage, on_store_failure, local_share)
-        self.store_failures = 0
+        if isinstance(quotas, Quota):
+            raise ConfigurationError("RateLimitMiddleware() takes a list of quotas: [Quota(...)]")
+        _check(quotas, stage, on_store_failure, local_share, timeout)
+        if not (store is None or (hasattr(store, "take") and hasattr(store, "settle"))):
+            raise ConfigurationError(f"RateLimitMiddleware(store=...): a {type(store).__name__} is no RateLimitStore")
+        self._outage = StoreOutage()
+        self._timeout = timeout
         self._store: RateLimitStore = MemoryRateLimitStore() if store is None else store
         self._local = MemoryRateLimitStore()
         self._on_store_failure = on_store_failure
@@ -99,6 +104,11 @@ class RateLimitMiddleware(BaseMiddleware):
         for which, method in {Stage.RUN: "process", Stage.MODEL: "process_model"}.items():
             if not self._meters[which]:
                 setattr(self, method, getattr(super(), method))
+
+    @property
+    def store_failures(self) -> int:
+        """How often the store has failed."""
+        return self._outage.failures
 
     async def process(self, context: AgentContext, call_next: CallNext) -> AgentResult:
         held = await self._take(Stage.RUN, Wanted(context))
@@ -138,12 +148,12 @@ class RateLimitMiddleware(BaseMiddleware):
         meters, store = self._meters[stage], self._store
         charges = [meter.charge(wanted) for meter in meters]
         try:
-            taken = await _take_in_time(store, charges, wanted.context.run)
+            taken = await self._take_in_time(store, charges, wanted.context)
         except _FAILURES as error:
             if self._on_store_failure == "refuse":
-                self.store_failures += 1
+                self._outage.failures += 1
                 raise
-            await self._failed(stage, wanted.context, error)
+            await self._outage.failed(self.name, stage, wanted.context, error)
             if self._on_store_failure == "allow":
                 return None
             store, charges = self._local, [meter.charge(wanted, locally=True) for meter in meters]
@@ -187,41 +197,40 @@ class RateLimitMiddleware(BaseMiddleware):
             return
         settlements = [Settlement(charge=charge, used=used) for charge in held.charges]
         try:
-            await _settle_in_time(held.store, settlements, held.context.run)
+            await self._settle_in_time(held.store, settlements, held.context)
         except _FAILURES as error:
-            await self._failed(held.stage, held.context, error)
+            await self._outage.failed(self.name, held.stage, held.context, error)
 
-    async def _failed(self, stage: Stage, context: AgentContext, error: AgentRuntimeError) -> None:
-        """Count a failure of the store, and tell of it."""
-        self.store_failures += 1
-        told = {"middleware": self.name, "stage": stage, "degraded": True}
-        await context.publish(
-            EventType.MIDDLEWARE_FAILED, error_type=ErrorType.STORE, error_message=safe_text(error), metadata=told
-        )
+    async def _take_in_time(self, store: RateLimitStore, charges: Sequence[Charge], context: AgentContext) -> Taken:
+        if (
+            type(store) is MemoryRateLimitStore
+        ):  # it never suspends: no scope could end it, and one costs more than it does
+            return await store.take(charges)
+        seconds = min(self._timeout, context.run.limits.store)
+        with anyio.move_on_after(seconds):
+            taken = await store.take(charges)
+            self._outage.answered(self.name)
+            return taken
+        raise _too_slow(seconds)
 
-
-async def _take_in_time(store: RateLimitStore, charges: Sequence[Charge], run: Run) -> Taken:
-    if type(store) is MemoryRateLimitStore:  # it never suspends: no scope could end it, and one costs more than it does
-        return await store.take(charges)
-    with anyio.move_on_after(run.limits.store):
-        return await store.take(charges)
-    raise _too_slow(run.limits.store)
-
-
-async def _settle_in_time(store: RateLimitStore, settlements: Sequence[Settlement], run: Run) -> None:
-    if type(store) is MemoryRateLimitStore:
-        return await store.settle(settlements)
-    seconds = min(run.limits.store, _LAST_WORDS)
-    with anyio.move_on_after(seconds, shield=True):
-        return await store.settle(settlements)
-    raise _too_slow(seconds)
+    async def _settle_in_time(
+        self, store: RateLimitStore, settlements: Sequence[Settlement], context: AgentContext
+    ) -> None:
+        if type(store) is MemoryRateLimitStore:
+            return await store.settle(settlements)
+        seconds = min(self._timeout, context.run.limits.store, _LAST_WORDS)
+        with anyio.move_on_after(seconds, shield=True):
+            return await store.settle(settlements)
+        raise _too_slow(seconds)
 
 
 def _too_slow(seconds: float) -> StoreUnavailable:
     return StoreUnavailable(f"the rate limit store did not answer within {seconds:g} s")
 
 
-def _check(quotas: Sequence[Quota], stage: str | None, on_store_failure: str, local_share: float) -> None:
+def _check(
+    quotas: Sequence[Quota], stage: str | None, on_store_failure: str, local_share: float, timeout: float
+) -> None:
     names = [label(quota) for quota in quotas]
     if not names:
         raise ConfigurationError("RateLimitMiddleware() limits nothing; give it a quota: [Quota(requests=100, per=60)]")
@@ -234,6 +243,8 @@ def _check(quotas: Sequence[Quota], stage: str | None, on_store_failure: str, lo
         raise ConfigurationError(f"RateLimitMiddleware(on_store_failure={on_store_failure!r}): one of {choices}")
     if not (is_positive(local_share) and local_share <= 1):
         raise ConfigurationError(f"RateLimitMiddleware(local_share={local_share!r}): above 0, at most 1")
+    if not is_positive(timeout):
+        raise ConfigurationError(f"RateLimitMiddleware(timeout={timeout!r}): seconds, above 0 and finite")
 
 
 def _stage_of(quota: Quota, stage: str | None) -> Stage:

@@ -8,18 +8,21 @@ from tests.stores.caching import ASKED, BadStore, Scene, hangs, raises
 
 from agent_runtime import (
     AnswerKey,
+    ConfigurationError,
     CorruptRecord,
     EventBus,
     EventType,
     KeyValueStore,
     LimitExceeded,
     MemoryKeyValueStore,
+    MemoryRateLimitStore,
     Message,
     OutcomeUnknown,
     Owner,
     StoreUnavailable,
     SystemEvent,
 )
+from agent_runtime_middleware.cache import CacheMiddleware
 from agent_runtime_middleware.cache.entries import Entry, KeptResponse, KeptResult, sealed_entry
 from agent_runtime_middleware.timeout import TimeoutMiddleware
 
@@ -47,6 +50,12 @@ async def test_a_store_that_fails_makes_the_run_uncached(operation: str, failure
     assert scene.counts == {"misses": 2, "store_failures": 2}
     assert {event.error_type for event in events} == {"store"} and len(events) == 2
     assert events[0].metadata == {"middleware": "CacheMiddleware", "stage": stage, "degraded": True}
+
+
+def test_what_is_no_store_is_refused_when_the_layer_is_made() -> None:
+    for wrong in (MemoryRateLimitStore(), "redis://x"):
+        with pytest.raises(ConfigurationError, match="is no KeyValueStore"):
+            CacheMiddleware(cast(KeyValueStore, wrong))
 
 
 async def test_a_bug_of_a_store_is_raised() -> None:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import anyio
 import msgspec
 import pytest
+from anyio.lowlevel import checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.stores.limiting import Clock, WatchedLimits, at_once, fails_with, hangs
@@ -26,6 +27,7 @@ from agent_runtime import (
     EventType,
     FunctionCall,
     Limits,
+    MemoryKeyValueStore,
     MemoryRateLimitStore,
     Message,
     MiddlewarePipeline,
@@ -611,6 +613,26 @@ async def test_a_store_that_hangs_is_waited_for_as_long_as_the_limits_say() -> N
     result = await around(layer, limits=Limits(store=0.05)).execute(by())
     assert isinstance(result.exception, StoreUnavailable) and "within 0.05 s" in str(result.error)
     assert layer.store_failures == 1
+
+
+async def test_what_is_no_store_and_no_list_is_refused_when_the_layer_is_made() -> None:
+    for wrong in (MemoryKeyValueStore(), "redis://x"):
+        with pytest.raises(ConfigurationError, match="is no RateLimitStore"):
+            RateLimitMiddleware([TOKENS], store=wrong)  # type: ignore[arg-type]  # what is tested
+    with pytest.raises(ConfigurationError, match=r"a list of quotas"):
+        RateLimitMiddleware(TOKENS)  # type: ignore[arg-type]  # what is tested
+    with pytest.raises(ConfigurationError, match=r"timeout=0"):
+        RateLimitMiddleware([TOKENS], timeout=0)
+
+
+async def test_an_outage_is_told_once_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    store = WatchedLimits()
+    layer = layer_over(store)
+    store.before_take = fails_with(AWAY)
+    assert [(await around(layer).execute(by())).success for _ in range(2)] == [True, True]
+    store.before_take = checkpoint
+    assert (await around(layer).execute(by())).success
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
 
 
 async def test_a_bug_in_a_store_is_no_failure_of_it() -> None:
