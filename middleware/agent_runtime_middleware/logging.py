@@ -48,6 +48,8 @@ class LogRecord(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         attempts: 1 plus every repetition in the run.
         step: Which model call of the run, from 0.
         attempt: Which try of that call, from 1.
+        served_by: Who answered a run in the agent's place: `cache` or `layer`.
+        cached: True for a model call that a cache has answered.
         task: With `bodies` only, cut.
         output: With `bodies` only, cut.
     """
@@ -72,6 +74,8 @@ class LogRecord(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     attempts: int | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
+    served_by: str | None = None
+    cached: bool | None = None
     task: str | None = None
     output: str | None = None
 
@@ -133,7 +137,7 @@ class LoggingMiddleware(BaseMiddleware):
             self._log_run(context, started, _raised(error, context), None)
             raise
         ending = _SUCCESS if result.success else _Ending("failure", logging.WARNING, result.error_type, result.error)
-        self._log_run(context, started, ending, result.output)
+        self._log_run(context, started, ending, result)
         return result
 
     async def process_model(
@@ -158,7 +162,7 @@ class LoggingMiddleware(BaseMiddleware):
         self._log(Stage.TOOL, call.context, started, _TOOL_ERROR if result.is_error else _SUCCESS, tool=call.name)
         return result
 
-    def _log_run(self, context: AgentContext, started: float, ending: "_Ending", output: str | None) -> None:
+    def _log_run(self, context: AgentContext, started: float, ending: "_Ending", result: AgentResult | None) -> None:
         run = context.run
         self._log(
             Stage.RUN,
@@ -168,8 +172,9 @@ class LoggingMiddleware(BaseMiddleware):
             attempts=1 + run.retries,
             input_tokens=run.usage.input_tokens,
             output_tokens=run.usage.output_tokens,
+            served_by=None if result is None else _in_its_place(context, result),
             task=self._body(context.current_task),
-            output=self._body(output),
+            output=None if result is None else self._body(result.output),
         )
 
     def _log_model(
@@ -185,6 +190,7 @@ class LoggingMiddleware(BaseMiddleware):
             model=response and response.model,
             input_tokens=response and response.usage.input_tokens,
             output_tokens=response and response.usage.output_tokens,
+            cached=(response is not None and response.cached) or None,
         )
 
     def _body(self, text: str | None) -> str | None:
@@ -243,6 +249,13 @@ def _record(
         error=ending.error,
         **fields,
     )
+
+
+def _in_its_place(context: AgentContext, result: AgentResult) -> str | None:
+    """Who answered, where it was not the agent."""
+    if result.served_by != "agent":
+        return result.served_by
+    return "layer" if context.run.executions == 0 else None
 
 
 def _last_resort(record: LogRecord, error: Exception) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_runtime import (
+    AgentConfig,
     AgentContext,
     AgentExecutor,
     AgentResult,
@@ -33,6 +34,7 @@ from agent_runtime import (
 )
 from agent_runtime.testing import ScriptedLLMClient, ScriptedReply
 from agent_runtime_middleware.auth import ApiKeys, AuthMiddleware
+from agent_runtime_middleware.cache import CacheMiddleware
 from agent_runtime_middleware.logging import LoggerWriter, LoggingMiddleware, LogRecord
 
 CANARY = "canary-4711"
@@ -402,3 +404,26 @@ async def test_a_run_that_waits_for_an_answer_is_no_failure() -> None:
     await executor.execute(AgentContext(user_id="ann", session_id="s", current_task="hello"))
     [record] = records
     assert (record.outcome, record.level, record.error_type) == ("suspended", logging.INFO, ErrorType.SUSPENDED)
+
+
+async def test_a_record_says_who_answered_in_the_agents_place() -> None:
+    async def answer_ann(context: AgentContext, call_next: CallNext) -> AgentResult:
+        return await call_next(context) if context.user_id == "u" else AgentResult(output="closed")
+
+    records: list[LogRecord] = []
+    executor = AgentExecutor(
+        config=AgentConfig(name="a"),
+        llm_client=ScriptedLLMClient(["hi"]),
+        middleware=[LoggingMiddleware(records.append), answer_ann, CacheMiddleware()],
+    )
+    for user in ("u", "u", "ann"):
+        await executor.execute(ASKED.replace(user_id=user))
+    told = [(record.event, record.served_by, record.cached) for record in records]
+    assert told == [
+        ("model_call", None, None),
+        ("agent_run", None, None),
+        ("model_call", None, True),
+        ("agent_run", "cache", None),
+        ("agent_run", "layer", None),
+    ]
+    assert "cached=True" in str(records[2]) and records[3].fields()["served_by"] == "cache"
