@@ -14,6 +14,9 @@ from agent_runtime.plugins import FORMATS, declared, load, shown, sole
 MAX_FILE_BYTES = 1 << 20
 _MAX_STATEMENT = 200  # lines of one value; in a longer one no further position is looked for
 
+TWO_BRACKETS = "begin each layer with [[layers]], in two brackets"
+_ONE_TABLE = re.compile(r"\s*\[\s*layers\s*\]\s*(?:#.*)?")
+
 KeyPath: TypeAlias = Sequence[str | int]
 """The keys and places that lead to a value: `("layers", 1, "run")`."""
 
@@ -148,4 +151,6 @@ class TomlDocument:
         reason, _, place = words.rpartition(" (at ")
         end = [str(len(self._lines)), str(len(self._lines[-1]) + 1)]
         numbers = re.findall(r"\d+", place) or end  # it may say "at end of document"
-        return f"{self._name}:{':'.join(numbers)}: {reason[:1].lower()}{reason[1:]}"
+        once = reason.startswith("Cannot") and any(_ONE_TABLE.fullmatch(line) for line in self._lines)
+        hint = f"; {TWO_BRACKETS}" if once else ""
+        return f"{self._name}:{':'.join(numbers)}: {reason[:1].lower()}{reason[1:]}{hint}"

@@ -11,11 +11,12 @@ import msgspec
 from typing_extensions import get_protocol_members, is_protocol
 
 from agent_runtime.errors import ConfigurationError
+from agent_runtime.option_data import advice, info_of, nodes, structs_in
 from agent_runtime.tool_schema import summary_of
 from agent_runtime.types import Value
 
 _union: Any = Union  # the members are known at run time only
-_STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
+_STEP = re.compile(r"\.(\w+)|\[(\d+)\]|\[(\.{3})\]")
 _PLACE = re.compile(r"(.*?)(?: - at `\$(.*)`)?", re.DOTALL)
 _OPENING = re.compile(r"Expected|Invalid|Object")  # msgspec's own; other words are of the class that refuses
 
@@ -29,7 +30,8 @@ class LayerOption(Value, frozen=True, kw_only=True):
         default: What it is when left out, as Python writes it; `None` where it is required.
         required: Whether it must be given.
         resource: Whether it takes an object of the program, which a file names by `{ resource = "name" }`.
-        description: What the docstring's "Args:" section says of it.
+        description: What the docstring's "Args:" or "Attributes:" section says of it.
+        fields: Those of the structs and dataclasses that it takes, by the names that a file writes.
     """
 
     name: str
@@ -38,6 +40,7 @@ class LayerOption(Value, frozen=True, kw_only=True):
     required: bool
     resource: bool
     description: str = ""
+    fields: "tuple[LayerOption, ...]" = ()
 
 
 class Misfit(Exception):
@@ -62,9 +65,32 @@ def layer_options(layer: Callable[..., object]) -> tuple[LayerOption, ...]:
             required=is_required(parameter),
             resource=_Shape(parameter.annotation).objects,
             description=texts.get(parameter.name, ""),
+            fields=_fields(parameter.annotation, ()),
         )
         for parameter in parameters_of_layer(layer)
     )
+
+
+def _fields(hint: Any, outer: tuple[type, ...]) -> tuple[LayerOption, ...]:
+    """The fields of the data that `hint` takes. Of data that may hold itself, they are told once."""
+    told: list[LayerOption] = []
+    for struct in structs_in(hint):
+        if struct.cls in outer:
+            continue
+        hints, texts = get_type_hints(struct.cls, include_extras=True), summary_of(struct.cls)[1]
+        told += (
+            LayerOption(
+                name=field.encode_name,
+                type=type_text(hints[field.name]),
+                default=None if field.required else _field_default(field),
+                required=field.required,
+                resource=False,
+                description=texts.get(field.name, ""),
+                fields=_fields(hints[field.name], (*outer, struct.cls)),
+            )
+            for field in struct.fields
+        )
+    return tuple(told)
 
 
 def parameters_of_layer(layer: Callable[..., object]) -> list[inspect.Parameter]:
@@ -112,14 +138,14 @@ class _Shape:
     def __init__(self, hint: Any) -> None:
         self._hint = hint
         self._members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-        infos = [_info(member) for member in self._members]
+        infos = [info_of(member) for member in self._members]
         data = [
             member
             for member, info in zip(self._members, infos, strict=True)
             if not isinstance(info, msgspec.inspect.CustomType | msgspec.inspect.AnyType | None)
         ]
         whole = _union[tuple(data)] if data and data != [NoneType] else None
-        self._data = None if whole is None or _info(whole) is None else whole
+        self._data = None if whole is None or info_of(whole) is None else whole
         self.objects = self._data is None or any(_holds_objects(info) for info in infos)
 
     def take(self, value: object, resources: Mapping[str, object]) -> object:
@@ -149,9 +175,10 @@ def _converted(value: object, hint: Any) -> object:
     except msgspec.ValidationError as error:
         match = _PLACE.fullmatch(str(error))
         reason, place = (match[1], match[2] or "") if match else (str(error), "")
-        path = tuple(int(index) if index else key for key, index in _STEP.findall(place))
+        steps = tuple(int(index) if index else key or dots for key, index, dots in _STEP.findall(place))
+        right, further = advice(hint, steps, reason)
         at = f" at {place.lstrip('.')}" if place else ""
-        raise Misfit(f"{_OPENING.sub(lambda word: word[0].lower(), reason)}{at}", path) from error
+        raise Misfit(f"{_OPENING.sub(lambda word: word[0].lower(), reason)}{at}{right}", (*steps, *further)) from error
     except (OverflowError, RecursionError) as error:
         raise Misfit(f"cannot take this value: {error}") from error
 
@@ -179,30 +206,11 @@ def _fits(value: object, member: Any) -> bool:
         return True
 
 
-def _info(hint: Any) -> msgspec.inspect.Type | None:
-    """What msgspec makes of `hint`; `None` for what it cannot take."""
-    try:
-        return msgspec.inspect.type_info(hint)
-    except TypeError:
-        return None
-
-
 def _holds_objects(info: msgspec.inspect.Type | None) -> bool:
     """Whether something that is no data may stand there, or somewhere inside."""
     if info is None or isinstance(info, msgspec.inspect.AnyType):
         return True
-    pending: list[object] = [info]
-    seen: set[int] = set()
-    while pending:
-        node = pending.pop()
-        if isinstance(node, msgspec.inspect.CustomType):
-            return True
-        if isinstance(node, tuple):
-            pending.extend(cast(tuple[object, ...], node))
-        elif isinstance(node, msgspec.inspect.Type | msgspec.inspect.Field) and id(node) not in seen:
-            seen.add(id(node))
-            pending.extend(getattr(node, field) for field in node.__struct_fields__)
-    return False
+    return any(isinstance(node, msgspec.inspect.CustomType) for node in nodes(info))
 
 
 def _kind(value: object) -> str:
@@ -238,7 +246,14 @@ def type_text(hint: Any) -> str:
 
 def _default(parameter: inspect.Parameter) -> str:
     """A default as Python writes it; of an object, its name or class."""
-    value: object = () if parameter.kind is parameter.VAR_POSITIONAL else parameter.default
+    return _shown(() if parameter.kind is parameter.VAR_POSITIONAL else parameter.default)
+
+
+def _field_default(field: msgspec.inspect.Field) -> str:
+    return f"{_shown(field.default_factory)}()" if field.default is msgspec.NODEFAULT else _shown(field.default)
+
+
+def _shown(value: object) -> str:
     if isinstance(value, Enum):
         value = value.value
     if value is None or isinstance(value, str | int | float | tuple | list | dict | frozenset):

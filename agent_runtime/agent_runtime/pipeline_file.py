@@ -2,17 +2,19 @@
 
 import inspect
 import os
+import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, cast
 
-from agent_runtime.config_document import ConfigDocument, open_document
+from agent_runtime.config_document import TWO_BRACKETS, ConfigDocument, TomlDocument, open_document
 from agent_runtime.errors import ConfigurationError
 from agent_runtime.layer import BaseMiddleware, layer_calls, layer_name
 from agent_runtime.layer_options import Misfit, is_required, option_value, parameters_of_layer
 from agent_runtime.plugins import LayerClass, Plugin, installed_plugins, load_layer, shown, suggestion
 from agent_runtime.types import Value
 
+_NULL = re.compile(r"(?<=[`\w]) \| null(?=[` ])")  # of a type, as msgspec writes it; TOML has no such value
 _LAYERS = "layers"
 _USE = "use"
 _NAME = "name"
@@ -71,7 +73,8 @@ def _contents(document: ConfigDocument) -> Sequence[object]:
             _refuse(where, f"{shown(key)} is unknown{suggestion(str(key), [_LAYERS])}; a pipeline has only `{_LAYERS}`")
     contents = table.get(_LAYERS)
     if not isinstance(contents, list | tuple):
-        _refuse(document.where((_LAYERS,)), f"`{_LAYERS}` must be a list of tables")
+        hint = f"; {TWO_BRACKETS}" if isinstance(document, TomlDocument) and isinstance(contents, Mapping) else ""
+        _refuse(document.where((_LAYERS,)), f"`{_LAYERS}` must be a list of tables{hint}")
     return cast(Sequence[object], contents)
 
 
@@ -131,7 +134,8 @@ class _Entry:
         try:
             return option_value(parameter, value, resources)
         except Misfit as error:
-            self.refuse(f"option {parameter.name!r}: {error}", parameter.name, *error.path)
+            reason = _NULL.sub("", str(error)) if isinstance(self._document, TomlDocument) else str(error)
+            self.refuse(f"option {parameter.name!r}: {reason}", parameter.name, *error.path)
 
     def _renamed(self, layer: object, name: object) -> BaseMiddleware:
         if not isinstance(name, str) or not name:

@@ -4,22 +4,23 @@ import inspect
 import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NotRequired, get_type_hints
+from typing import Any, NotRequired, get_args, get_type_hints
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 from typing_extensions import TypedDict  # pydantic refuses the one of typing before 3.12
 
-from agent_runtime.context import ToolCall
+from agent_runtime.context import AgentContext, ToolCall
 from agent_runtime.errors import ConfigurationError
 from agent_runtime.types import Value
 
 ANY_JSON: TypeAdapter[Any] = TypeAdapter(Any)
 
 # Google style: sections start at the margin, and a parameter's text may go on in deeper lines.
-_SECTION = re.compile(r"^(Args|Arguments|Returns|Raises|Yields|Examples?|Notes?):[ \t]*$", re.MULTILINE)
+_SECTION = re.compile(r"^(Args|Arguments|Attributes|Returns|Raises|Yields|Examples?|Notes?):[ \t]*$", re.MULTILINE)
 _BLOCK = re.compile(r"(?:[ \t]*\n|[ \t]+\S.*\n?)*")  # what is indented under a section's title
 _PARAMETER = re.compile(r"^(\w+)(?: *\([^)\n]*\))?:(.*(?:\n[ \t]+\S.*)*)", re.MULTILINE)
+_LISTS = ("Args", "Arguments", "Attributes")
 _typed_dict: Any = TypedDict  # the fields are known at run time only
 
 
@@ -62,10 +63,13 @@ def parameters_of(function: Callable[..., Any], tool: str) -> Parameters:
 
 
 def summary_of(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
-    """The docstring's text before its first section, and what its "Args:" section says of each parameter."""
+    """The docstring's text before its first section, and what its "Args:" section says of each parameter.
+
+    A class of data has "Attributes:" there.
+    """
     text, *rest = _SECTION.split(inspect.getdoc(function) or "")
     sections = dict(zip(rest[::2], rest[1::2], strict=True))
-    block = _BLOCK.match(sections.get("Args") or sections.get("Arguments") or "")
+    block = _BLOCK.match(next((sections[name] for name in _LISTS if name in sections), ""))
     listed = textwrap.dedent(block[0] if block else "")
     return text.strip(), {found[1]: " ".join(found[2].split()) for found in _PARAMETER.finditer(listed)}
 
@@ -77,6 +81,11 @@ def _check(parameter: inspect.Parameter, hints: Mapping[str, Any], tool: str) ->
         )
     if parameter.name not in hints:
         raise ConfigurationError(f"tool {tool!r}: parameter {parameter.name!r} has no annotation")
+    if AgentContext in (hints[parameter.name], *get_args(hints[parameter.name])):
+        raise ConfigurationError(
+            f"tool {tool!r}: parameter {parameter.name!r} takes an AgentContext, which no model can write; annotate it "
+            "with ToolCall, which is passed in, and has it as `context`"
+        )
 
 
 def _adapter(parameters: Sequence[inspect.Parameter], hints: Mapping[str, Any]) -> TypeAdapter[Any]:

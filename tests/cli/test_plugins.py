@@ -112,8 +112,22 @@ def test_programs_get_the_same() -> None:
             "required": False,
             "resource": False,
             "description": "How many marks.",
+            "fields": [],
         }
     ]
+
+
+def test_the_fields_of_data_that_an_option_takes_are_shown_below_it() -> None:
+    lines = invoke("plugins", "rate_limit").stdout.splitlines()
+    begin = lines.index("  quotas          Sequence[Quota], required")
+    fields = [line for line in lines[begin:] if line.startswith("    ") and not line.startswith(" " * 5)]
+    assert [line.split()[0] for line in fields] == ["requests", "tokens", "per", "by", "burst", "name", "reserve"]
+    place = lines.index("    per           float, required")
+    assert lines[place + 1] == f"{' ' * 18}Seconds. No window that starts anew: what was used comes back bit by bit."
+    [quotas, *_] = json.loads(invoke("plugins", "rate_limit", "--json").stdout)["options"]
+    told = {field["name"]: field for field in quotas["fields"]}
+    assert (told["per"]["required"], told["reserve"]["default"]) == (True, "1000")
+    assert told["by"]["description"] == "Whose uses count together; `()` is everybody's."
 
 
 @pytest.mark.usefixtures("site")

@@ -19,6 +19,13 @@ class Colour(StrEnum):
 
 
 class Point(msgspec.Struct):
+    """A place.
+
+    Attributes:
+        x: From the left,
+            in metres.
+    """
+
     x: int
     label: str = ""
     draw: Callable[[int], int] | None = None
@@ -30,6 +37,21 @@ class Tree(msgspec.Struct):
 
 class Leaf(msgspec.Struct):
     green: bool = True
+
+
+class Cell(msgspec.Struct, forbid_unknown_fields=True):
+    x: int
+    label: str = ""
+
+
+@dataclass
+class Room:
+    """No field is described."""
+
+    leaves: list[Leaf]
+    colours: Mapping[str, Colour] = field(default_factory=dict[str, Colour])
+    inner: "Room | None" = None
+    size: tuple[Leaf, float] | None = None
 
 
 class Clock(Protocol):
@@ -75,6 +97,9 @@ class Everything(BaseMiddleware):
         odd: "list[Clock] | None" = None,
         mixed: Sequence[Secret | str] | bool = False,
         shape: Leaf | Tree | None = None,
+        room: Annotated[Room, msgspec.Meta(title="Room")] | None = None,
+        way: Literal["up", "down"] | int = "up",
+        grid: Sequence[Sequence[Cell]] = (),
         **rest: int,
     ) -> None:
         """Of the constructor.
@@ -124,6 +149,9 @@ def test_each_option_has_name_type_default_and_description() -> None:
         "odd": ("list[Clock] | None", "None"),
         "mixed": ("Sequence[Secret | str] | bool", "False"),
         "shape": ("Leaf | Tree | None", "None"),
+        "room": ("Room | None", "None"),
+        "way": ("'up' | 'down' | int", "'up'"),
+        "grid": ("Sequence[Sequence[Cell]]", "()"),
     }
     objects = {name for name, option in told.items() if option.resource}
     assert objects == {
@@ -138,6 +166,31 @@ def test_each_option_has_name_type_default_and_description() -> None:
         "mixed",
         "shape",
     }
+
+
+def told_of(options: tuple[LayerOption, ...]) -> list[object]:
+    """Name, type, default and fields of each."""
+    return [(option.name, option.type, option.default, told_of(option.fields)) for option in options]
+
+
+def test_the_fields_of_data_are_told_with_the_option_that_takes_it() -> None:
+    told = {option.name: option for option in layer_options(Everything)}
+    assert told_of(told["points"].fields) == [
+        ("x", "int", None, []),
+        ("label", "str", "''", []),
+        ("draw", "Callable | None", "None", []),
+    ]
+    x, *_ = told["points"].fields
+    assert (x.required, x.description) == (True, "From the left, in metres.")
+    green: list[object] = [("green", "bool", "True", [])]
+    assert told_of(told["room"].fields) == [
+        ("leaves", "list[Leaf]", None, green),
+        ("colours", "Mapping[str, Colour]", "dict()", []),
+        ("inner", "Room | None", "None", []),
+        ("size", "tuple[Leaf, float] | None", "None", green),
+    ]
+    assert told_of(told["tree"].fields) == [("branches", "tuple[Tree, ...]", "()", [])]
+    assert not any(told[name].fields for name in ("words", "clocks", "key", "anything"))
 
 
 def test_a_dataclass_is_read_as_well() -> None:
@@ -201,7 +254,14 @@ def test_data_is_converted(name: str, value: object, expected: object) -> None:
         ("words", {"resource": "x"}, "expected `int`, got `object`", ()),
         ("ratio", "fast", "expected `float | null`, got `str`", ()),
         ("ratio", 10**400, "", ()),
-        ("mode", "quick", "invalid enum value 'quick'", ()),
+        ("mode", "quick", "invalid enum value 'quick'; there are: fast, slow", ()),
+        ("mode", "fats", "invalid enum value 'fats' (did you mean 'fast'?); there are: fast, slow", ()),
+        ("way", "left", "invalid enum value 'left'; there are: down, up", ()),
+        ("colour", "rot", "invalid enum value 'rot'; there are: red", ()),
+        ("room", {"leaves": [], "colours": {"a": "rad"}}, "invalid enum value 'rad' at colours[...] (did you mean 'red'?)", ("colours", "...")),
+        ("room", {"leaves": [{"green": 1}]}, "expected `bool`, got `int` at leaves[0].green", ("leaves", 0, "green")),
+        ("room", {"leaves": [], "size": [{"green": True}, "big"]}, "expected `float`, got `str` at size[1]", ("size", 1)),
+        ("grid", [[{"x": 1, "lable": 3}]], "object contains unknown field `lable` at [0][0] (did you mean 'label'?); there are: ", (0, 0, "lable")),
         ("few", 4, "expected `int` <= 3", ()),
         ("points", [{"x": 1}, {"x": "1"}], "expected `int`, got `str` at [1].x", (1, "x")),
         ("points", [{"x": 1, "draw": "print"}], "expected an object of the program (Callable), got `str` at [0].draw", ()),

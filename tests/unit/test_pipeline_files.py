@@ -125,7 +125,10 @@ def test_no_layers_is_a_pipeline_too(file: Path) -> None:
         ("\n[[layer]]", "pipeline.toml:2: 'layer' is unknown (did you mean 'layers'?); a pipeline has only `layers`"),
         ("", "pipeline.toml: `layers` must be a list of tables"),
         ("\nlayers = 3", "pipeline.toml:2: `layers` must be a list of tables"),
-        ("[layers]\nuse = 'x'", "pipeline.toml:1: `layers` must be a list of tables"),
+        ("[layers]\nuse = 'x'", "pipeline.toml:1: `layers` must be a list of tables; begin each layer with [[layers]], in two brackets"),
+        ("[ layers ] # one\nuse = 'x'\n[layers]", "pipeline.toml:3:8: cannot declare ('layers',) twice; begin each layer with [[layers]]"),
+        ("[layers]\nuse = 'x'\n[[layers]]", "pipeline.toml:3:9: cannot overwrite a value; begin each layer with [[layers]], in two"),
+        ("[[layers]]\nuse = 'x'\n[layers]", "pipeline.toml:3:8: cannot declare ('layers',) twice; begin each layer with [[layers]]"),
         ("layers = [\n3]", "pipeline.toml:1: layer 1: must be a table with `use`, not int"),
         ("[[layers]]", "pipeline.toml:1: layer 1: needs `use`, the name of an installed layer"),
         ("[[layers]]\nname = ''\nuse = 3", "pipeline.toml:3: layer 1: needs `use`, the name of an installed layer"),
@@ -143,7 +146,7 @@ def test_no_layers_is_a_pipeline_too(file: Path) -> None:
         ),
         (
             "[[layers]]\nuse = 'timeout'\n\n# soon\nrun = 'soon'",
-            "pipeline.toml:5: layer 1 ('timeout'): option 'run': expected `float | null`, got `str`",
+            "pipeline.toml:5: layer 1 ('timeout'): option 'run': expected `float`, got `str`",
         ),
         (
             "\n[[layers]]\nuse = 'timeout'\nrun = -1",
@@ -156,6 +159,20 @@ def test_no_layers_is_a_pipeline_too(file: Path) -> None:
         (
             "[[layers]]\nuse = 'rate_limit'\nquotas = [\n  { requests = 1, per = 1 },\n  { requests = 1, per = '1' },\n]",
             "pipeline.toml:3: layer 1 ('rate_limit'): option 'quotas': expected `float`, got `str` at [1].per",
+        ),
+        (
+            "[[layers]]\nuse = 'rate_limit'\n[[layers.quotas]]\nper = 1\nrequest = 3",
+            "pipeline.toml:5: layer 1 ('rate_limit'): option 'quotas': object contains unknown field `request` at [0] "
+            "(did you mean 'requests'?); there are: requests, tokens, per, by, burst, name, reserve",
+        ),
+        (
+            "[[layers]]\nuse = 'rate_limit'\nquotas = [{ requests = 3, per = 1, by = 'usr' }]",
+            "pipeline.toml:3: layer 1 ('rate_limit'): option 'quotas': invalid enum value 'usr' at [0].by (did you mean 'user'?); "
+            "there are: agent, model, tenant, user",
+        ),
+        (
+            "[[layers]]\nuse = 'rate_limit'\nquotas = [{ requests = 'x', per = 1 }]",
+            "pipeline.toml:3: layer 1 ('rate_limit'): option 'quotas': expected `float`, got `str` at [0].requests",
         ),
         (
             "[[layers]]\nuse = 'rate_limit'\n[[layers.quotas]]\nrequests = 1\nper = 1\n[[layers.quotas]]\nrequests = 0\nper = 1",

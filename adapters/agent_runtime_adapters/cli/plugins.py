@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import msgspec
 import typer
+from rich.console import Console
 from rich.text import Text
 
 from agent_runtime import (
@@ -102,13 +103,19 @@ def _print_one(plugin: Described) -> None:
         out.print()
         entry(out, Text(), plugin.summary, column=2)
     out.print()
-    for option in plugin.options:
-        label = Text("  ").append(printable(option.name), style="cyan")
+    _print_options(out, plugin.options, indent=2)
+    if not plugin.options:
+        entry(out, Text(), "It has no options.", column=2)
+
+
+def _print_options(out: Console, options: tuple[LayerOption, ...], *, indent: int) -> None:
+    """Each with its type, default and description; below it, and further in, the fields of the data that it takes."""
+    for option in options:
+        label = Text(" " * indent).append(printable(option.name), style="cyan")
         column = max(_COLUMN, label.cell_len + 2)
         given = "required" if option.required else f"default {option.default}"
         named = "; in a file: { resource = … }" if option.resource else ""
         entry(out, label, f"{option.type}, {given}{named}", column=column)
         if option.description:
             entry(out, Text(), option.description, column=column)
-    if not plugin.options:
-        entry(out, Text(), "It has no options.", column=2)
+        _print_options(out, option.fields, indent=indent + 2)
