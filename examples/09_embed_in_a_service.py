@@ -4,6 +4,7 @@ The service is `app`; serve it with any ASGI server. `main` tries it over a real
 """
 
 import asyncio
+import math
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -82,7 +83,8 @@ async def ask(request: Request) -> Response:
     if result.success:
         return JSONResponse({"output": result.output, "run_id": result.run_id})
     status = STATUS.get(result.error_type or ErrorType.INTERNAL, 500)
-    return JSONResponse({"error": result.error, "error_type": result.error_type}, status)
+    later = {} if result.retry_after is None else {"retry-after": str(math.ceil(result.retry_after))}
+    return JSONResponse({"error": result.error, "error_type": result.error_type}, status, later)
 
 
 class Events:
