@@ -32,7 +32,8 @@ class SingleFlightMiddleware(BaseMiddleware):
 
     Each waits under its own deadlines, and cancelling one disturbs nobody. When the one that asks is lost, one of the others
     asks anew; when it fails, they fail alike; when its answer is not for others (it wants tools; for a run, see
-    `shared_result`), each asks itself. What others get is `cached`, costs nothing, and arrives in one piece.
+    `shared_result`), each asks itself. What others get is `cached`, costs nothing, and arrives in one piece. For one
+    event loop at a time.
 
     Cost: the key, and nothing else for who asks alone. Those who wait do so until the whole answer is there, however slowly
     the consumer of the first takes it.

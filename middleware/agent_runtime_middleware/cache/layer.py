@@ -57,7 +57,7 @@ T = TypeVar("T")
 
 
 class CacheStats(msgspec.Struct, kw_only=True):
-    """What a cache has done so far: each question that has a key is in one of the first four counts.
+    """What a cache has done so far.
 
     Attributes:
         hits: Answered from the store.
@@ -92,8 +92,9 @@ class CacheMiddleware(BaseMiddleware):
         clock: Unix seconds, like the store's. Ages are told by it, and what is stale; when an answer goes, the store says.
 
     Kept are answers that are complete, successful and without effect: of the model, text with finish reason "stop" that fits
-    the agent's output type; of a run what `shared_result` lets pass, made by the agent. Callers that ask the same at the same time share one call, as with
-    `SingleFlightMiddleware`. What is given is `cached`, costs nothing, and arrives in one piece.
+    the agent's output type; of a run what `shared_result` lets pass, made by the agent. Callers that ask the same at the
+    same time share one call, as with `SingleFlightMiddleware`. What is given is `cached`, costs nothing, and arrives in
+    one piece. For one event loop at a time.
 
     A store that fails, and a value of it that is damaged, make a miss: the run goes on uncached, `stats` counts it, and the log
     gets one warning for an outage. What is no failure in the words of `KeyValueStore` is a bug of the store, and raised.
