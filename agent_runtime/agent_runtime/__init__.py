@@ -117,6 +117,7 @@ from agent_runtime.session_store import (
     StoredSession,
 )
 from agent_runtime.sessions import SessionManager
+from agent_runtime.stand_ins import StandIns
 from agent_runtime.state import State, StateKey
 from agent_runtime.stream import (
     Emit,
@@ -277,6 +278,7 @@ __all__ = (
     "Share",
     "SingleFlight",
     "Stage",
+    "StandIns",
     "State",
     "StateKey",
     "StoreOutage",

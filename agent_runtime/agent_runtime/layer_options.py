@@ -12,6 +12,7 @@ from typing_extensions import get_protocol_members, is_protocol
 
 from agent_runtime.errors import ConfigurationError
 from agent_runtime.option_data import advice, info_of, nodes, structs_in
+from agent_runtime.stand_ins import StandIns
 from agent_runtime.tool_schema import summary_of
 from agent_runtime.types import Value
 
@@ -161,6 +162,8 @@ class _Shape:
         return _converted(value, self._data)
 
     def _resource(self, name: str, resources: Mapping[str, object]) -> object:
+        if isinstance(resources, StandIns):
+            return resources[name]
         if name not in resources:
             raise Misfit(f"names the resource {name!r}, which is not in `resources`: {sorted(resources) or 'none are'}")
         found = resources[name]

@@ -12,6 +12,7 @@ from agent_runtime.errors import ConfigurationError
 from agent_runtime.layer import BaseMiddleware, layer_calls, layer_name
 from agent_runtime.layer_options import Misfit, is_required, option_value, parameters_of_layer
 from agent_runtime.plugins import LayerClass, Plugin, installed_plugins, load_layer, shown, suggestion
+from agent_runtime.stand_ins import StandIns
 from agent_runtime.types import Value
 
 _NULL = re.compile(r"(?<=[`\w]) \| null(?=[` ])")  # of a type, as msgspec writes it; TOML has no such value
@@ -34,7 +35,7 @@ def read_layers(source: str | os.PathLike[str] | Mapping[str, Any], resources: M
     """
     document = open_document(source)
     plugins = installed_plugins()
-    lent = _Lent(resources)
+    lent = resources if isinstance(resources, StandIns) else _Lent(resources)
     found: list[Declared] = []
     for place, content in enumerate(_contents(document)):
         entry = _Entry(document, place, content)
@@ -43,7 +44,7 @@ def read_layers(source: str | os.PathLike[str] | Mapping[str, Any], resources: M
         if any(layer_name(other.layer) == name for other in found):
             entry.refuse(f"a layer before it is named {name!r} too; give one of them another `name`", _NAME)
         found.append(Declared(layer, document.where((_LAYERS, place))))
-    unused = sorted(lent.keys() - lent.used)
+    unused = sorted(lent.keys() - lent.used) if isinstance(lent, _Lent) else []
     if unused:
         _refuse(document.where(()), f"no layer uses the resources {unused}; take them out, or name them in the file")
     return found

@@ -164,6 +164,15 @@ def test_lint_of_a_file_finds_an_unsafe_order(file: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["explain", "lint"])
+def test_for_the_resources_of_a_file_something_stands_in_which_is_told(command: str) -> None:
+    example = Path(__file__).parents[2] / "examples" / "pipeline.toml"
+    done = invoke(command, str(example))
+    assert done.exit_code == 0
+    assert done.stderr == f"{example} names resources, for which something stands in here: keys, log\n"
+    assert json.loads(invoke(command, str(example), "--json").stdout)
+
+
+@pytest.mark.parametrize("command", ["explain", "lint"])
 def test_a_file_that_is_wrong_is_told_with_its_line(file: str, command: str) -> None:
     Path(file).write_text('[[layers]]\nuse = "retry"\nattempt = 3\n', "utf-8")
     done = invoke(command, file)

@@ -1,7 +1,7 @@
 """Pipelines as data: what a file may say, and where an error says that it is."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -9,16 +9,23 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
 from tests.distributions import FORMATS, install, put_on_path
 
 from agent_runtime import (
     AgentContext,
+    AgentExecutor,
     AgentResult,
     BaseMiddleware,
     CallNext,
     ConfigurationError,
     MiddlewarePipeline,
+    Secret,
     Stage,
+    StandIns,
+    installed_plugins,
+    layer_options,
+    load_plugin,
     when,
 )
 from agent_runtime.config_document import MAX_FILE_BYTES, TomlDocument
@@ -112,6 +119,42 @@ def test_a_mapping_of_the_same_form_does_as_well_and_has_no_place() -> None:
     assert refusal({"layers": []}, unused=1) == (
         "no layer uses the resources ['unused']; take them out, or name them in the file"
     )
+
+
+def resource_options() -> Iterator[tuple[str, str, bool]]:
+    """Those of our layers that take objects: of which layer, the name, and whether it takes several."""
+    ours = (plugin.name for plugin in installed_plugins() if plugin.distribution == "onion-agent-runtime")
+    for layer in ours:
+        for option in layer_options(load_plugin(layer)):
+            if option.resource:
+                yield layer, option.name, option.type.startswith("tuple[")
+
+
+@pytest.mark.parametrize(("layer", "option", "several"), list(resource_options()))
+def test_something_stands_in_for_each_object_that_a_layer_of_ours_takes(layer: str, option: str, several: bool) -> None:
+    needed: dict[str, Any] = {"quotas": [{"requests": 1, "per": 1}]} if layer == "rate_limit" else {}
+    named = {"resource": "thing"}
+    entry = {"use": layer, **needed, option: [named] if several else named}
+    stand_ins = StandIns()
+    pipeline = MiddlewarePipeline.from_config({"layers": [entry, {**entry, "name": "other"}]}, resources=stand_ins)
+    assert len(pipeline) == 2
+    assert list(stand_ins) == ["thing"]
+    assert pipeline.explain()
+
+
+async def test_what_stands_in_lets_nobody_in() -> None:
+    entries = [{"use": "auth", "authenticators": [{"resource": "keys"}]}]
+    pipeline = MiddlewarePipeline.from_config({"layers": entries}, resources=StandIns())
+    with pytest.raises(TypeError):
+        await AgentExecutor(never, middleware=pipeline).execute(AgentContext(current_task="x", credential=Secret("y")))
+    thing: Any = StandIns()["thing"]
+    assert not hasattr(thing, "__iter__")
+    with pytest.raises(ValidationError):
+        TypeAdapter(thing).validate_python({})
+
+
+async def never(context: AgentContext) -> str:
+    raise AssertionError("a run came by a stand-in")
 
 
 def test_no_layers_is_a_pipeline_too(file: Path) -> None:

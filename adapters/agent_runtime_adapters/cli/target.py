@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from agent_runtime import AgentContext, AgentExecutor, AgentRuntimeError, MiddlewarePipeline, Stage, reaches
+from agent_runtime import AgentContext, AgentExecutor, AgentRuntimeError, MiddlewarePipeline, Stage, StandIns, reaches
 from agent_runtime_adapters.cli.exits import CommandFailed, described
+from agent_runtime_adapters.cli.terminal import notice
 
 _FORM = "write MODULE:ATTRIBUTE, such as app:executor for `executor` in app.py"
 
@@ -32,11 +33,18 @@ def is_pipeline_file(target: str) -> bool:
 def load_onion(target: str) -> AgentExecutor:
     """The executor that `target` names; of a pipeline file, its layers around an agent that reaches every stage.
 
-    Raises `CommandFailed`, and `ConfigurationError` for a file that cannot be used without the program's objects.
+    It is for looking at: objects of the program that a file names are stood in for, which is told on standard error.
+    Raises `CommandFailed`, and `ConfigurationError` for a file that is wrong.
     """
     if not is_pipeline_file(target):
         return load_executor(target)
-    return AgentExecutor(_anybody, agent_id=target, middleware=MiddlewarePipeline.from_config(target))
+    resources = StandIns()
+    try:
+        pipeline = MiddlewarePipeline.from_config(target, resources=resources)
+    finally:
+        if resources:
+            notice(f"{target} names resources, for which something stands in here: {', '.join(sorted(resources))}")
+    return AgentExecutor(_anybody, agent_id=target, middleware=pipeline)
 
 
 @reaches(Stage.MODEL, Stage.TOOL)
