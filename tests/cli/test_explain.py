@@ -1,12 +1,19 @@
 """`agent-runtime explain` and `agent-runtime lint`."""
 
 import json
+import re
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
+from rich.console import Console
 from tests.cli.program import invoke
 from tests.cli.terminal import terminal, without_colours
+
+from agent_runtime import AgentContext, AgentExecutor
+from agent_runtime_adapters.cli.onion import onion
+from agent_runtime_middleware.timeout import TimeoutMiddleware
 
 TREE = """\
 agent clerk
@@ -59,12 +66,40 @@ def test_explain_gives_the_same_to_programs() -> None:
     }
 
 
-def test_a_terminal_of_60_columns_shows_one_line_per_layer(app_folder: Path) -> None:
-    with terminal("explain", "app:executor", cwd=app_folder, columns=60) as screen:
+@pytest.mark.parametrize("columns", [100, 80, 60, 40, 20])
+def test_in_a_narrow_terminal_no_line_is_longer_and_nothing_is_left_out(app_folder: Path, columns: int) -> None:
+    (app_folder / "deep.toml").write_text(
+        '[[layers]]\nuse = "timeout"\nname = "a layer with a long name of its own"\nrun = 3\n[[layers]]\nuse = "retry"\n',
+        "utf-8",
+    )
+    for target in ("app:executor", "deep.toml"):
+        with terminal("explain", target, cwd=app_folder, columns=columns) as screen:
+            assert screen.finish() == 0
+        lines = without_colours(screen.text).splitlines()
+        assert all(cell_len(line) <= columns for line in lines)
+        if columns >= 40:  # the names of inner layers need as many
+            assert all(line == line.rstrip() for line in lines)
+            told = re.sub(r"[\s│└─]", "", "".join(lines))
+            assert re.sub(r"[\s│└─]", "", invoke("explain", target).stdout) == told
+
+
+def test_the_file_and_line_of_a_layer_are_whole_at_80_columns(app_folder: Path) -> None:
+    (app_folder / "short.toml").write_text('[[layers]]\nuse = "tracing"\n', "utf-8")
+    with terminal("explain", "short.toml", cwd=app_folder, columns=80) as screen:
         assert screen.finish() == 0
-    plain = [line for line in screen.text.splitlines() if "──" in line]
-    assert len(plain) == 9
-    assert all(cell_len(without_colours(line)) <= 60 for line in plain)
+    assert "short.toml:1\n" in without_colours(screen.text).replace("\r", "")
+
+
+def test_words_that_fit_stand_beside_the_layer_also_in_little_room() -> None:
+    executor = AgentExecutor(never, middleware=[TimeoutMiddleware(run=1)])
+    out = Console(width=40, file=StringIO())
+    with out.capture() as shown:
+        out.print(onion(executor, lambda stage, layer: "1 × 2 ms", 40))
+    assert shown.get().splitlines()[1:] == ["└── TimeoutMiddleware  1 × 2 ms", "    └── the agent      1 × 2 ms"]
+
+
+async def never(context: AgentContext) -> str:
+    raise AssertionError("no run is made")
 
 
 def test_lint_of_a_good_onion_finds_nothing() -> None:
