@@ -35,6 +35,7 @@ print(client.requests[0].messages[0].content, result.output, dict(result.metadat
 def run(*command: str | Path, cwd: Path) -> str:
     """What the program prints; its words are in the failure when it fails."""
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTEST_ADDOPTS")}
+    environment["COLUMNS"] = "200"  # so that no line of a listing is wrapped
     done = subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, encoding="utf-8", timeout=SECONDS, check=False
     )
