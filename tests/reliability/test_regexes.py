@@ -88,7 +88,7 @@ def pattern_of(call: ast.Call, module: str) -> "re.Pattern[str]":
     flags = [keyword.value for keyword in call.keywords if keyword.arg == "flags"]
     arguments = call.args[:2] if call.func.attr == "compile" else call.args[:1]
     again = ast.Call(func=ast.parse("re.compile", mode="eval").body, args=[*arguments, *flags], keywords=[])
-    code = compile(ast.fix_missing_locations(ast.Expression(again)), module, "eval")
+    code = compile(ast.fix_missing_locations(ast.Expression(again)), f"<{module}>", "eval")
     pattern: re.Pattern[str] = eval(code, {**vars(importlib.import_module(module)), "re": re})
     return pattern
 

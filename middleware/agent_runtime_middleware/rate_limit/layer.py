@@ -84,7 +84,7 @@ class RateLimitMiddleware(BaseMiddleware):
         stage: Literal["run", "model"] | None = None,
         on_store_failure: OnStoreFailure = "local",
         local_share: float = 0.5,
-        timeout: float = 1.0,
+        timeout: float = 5.0,
     ) -> None:
         if isinstance(quotas, Quota):
             raise ConfigurationError("RateLimitMiddleware() takes a list of quotas: [Quota(...)]")
