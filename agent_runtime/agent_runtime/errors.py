@@ -36,6 +36,8 @@ from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any, ClassVar, cast
 
+from agent_runtime.text import repair_text
+
 
 class ErrorKind(StrEnum):
     """The families of failure: who can do something about it."""
@@ -328,5 +330,7 @@ def error_type_of(error: BaseException) -> ErrorType:
 
 
 def safe_text(error: BaseException) -> str:
-    """What may be shown of `error`: our own words, and of anything else only its type."""
-    return str(error) if isinstance(error, AgentRuntimeError) else f"internal error ({type(error).__name__})"
+    """What may be shown of `error`: our own words, half characters replaced, and of anything else only its type."""
+    if isinstance(error, AgentRuntimeError):
+        return repair_text(str(error))
+    return f"internal error ({type(error).__name__})"

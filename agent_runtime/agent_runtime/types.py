@@ -9,6 +9,7 @@ import msgspec
 from typing_extensions import Unpack
 
 from agent_runtime.errors import AgentFailed, ErrorType
+from agent_runtime.text import repair_text, repair_values
 
 Role = Literal["system", "user", "assistant", "tool"]
 ServedBy = Literal["agent", "cache", "layer"]
@@ -307,18 +308,18 @@ class AgentResult(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         raise self.exception or AgentFailed(self.error or "the agent failed without saying why", result=self)
 
     def to_record(self) -> "ResultRecord":
-        """The part of this result that may be stored and sent."""
+        """The part of this result that may be stored and sent; half characters in its texts are replaced."""
         return ResultRecord(
             success=self.success,
-            output=self.output,
-            error=self.error,
+            output=repair_text(self.output),
+            error=repair_values(self.error),
             error_type=self.error_type,
-            error_details=dict(self.error_details),
+            error_details=repair_values(dict(self.error_details)),
             retryable=self.retryable,
             retry_after=self.retry_after,
             usage=self.usage,
-            model=self.model,
-            finish_reason=self.finish_reason,
+            model=repair_values(self.model),
+            finish_reason=repair_values(self.finish_reason),
             execution_time_ms=self.execution_time_ms,
             attempts=self.attempts,
             served_by=self.served_by,

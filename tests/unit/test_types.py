@@ -108,3 +108,17 @@ def test_a_result_unwraps_to_itself_or_raises() -> None:
 def test_a_limit_that_is_not_above_zero_is_refused_by_name(field: str, value: float) -> None:
     with pytest.raises(ConfigurationError, match=f"Limits.{field} is"):
         Limits(**{field: value})  # type: ignore[arg-type]  # every field, of either type
+
+
+def test_half_a_character_in_a_failure_breaks_no_record() -> None:
+    failed = AgentResult(
+        success=False,
+        output="so far \ud83d",
+        error="half \ud83d",
+        error_details={"near": ["\ud83d"]},
+        model="m\ud83d",
+        finish_reason="\ud83d",
+    )
+    again = msgspec.json.decode(msgspec.json.encode(failed.to_record()), type=ResultRecord)
+    assert (again.output, again.error, again.error_details) == ("so far �", "half �", {"near": ["�"]})
+    assert (again.model, again.finish_reason) == ("m�", "�")

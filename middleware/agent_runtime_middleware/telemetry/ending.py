@@ -4,7 +4,16 @@ from typing import Literal, NamedTuple
 
 import anyio
 
-from agent_runtime import AgentContext, AgentResult, ErrorType, Suspended, ToolResult, error_type_of, safe_text
+from agent_runtime import (
+    AgentContext,
+    AgentResult,
+    ErrorType,
+    Suspended,
+    ToolResult,
+    error_type_of,
+    repair_text,
+    safe_text,
+)
 
 Outcome = Literal["success", "failure", "cancelled", "suspended"]
 
@@ -39,7 +48,9 @@ def raised(error: BaseException, context: AgentContext) -> Ending:
 
 def of_run(result: AgentResult) -> Ending:
     """The ending of a run that a layer or the agent answered."""
-    return SUCCESS if result.success else Ending("failure", result.error_type or ErrorType.AGENT, result.error)
+    if result.success:
+        return SUCCESS
+    return Ending("failure", result.error_type or ErrorType.AGENT, result.error and repair_text(result.error))
 
 
 def of_tool(result: ToolResult) -> Ending:

@@ -94,7 +94,7 @@ class TracingMiddleware(BaseMiddleware):
         with _Open(self, tracer, get_current(), context, names.INVOKE_AGENT, context.agent_id) as span:
             span.at_end = lambda: self._of_run(context, result)
             context.run.state[self._inside] = span.inside
-            context.run.trace_id = span.trace_id
+            context.run.trace_id = span.trace_id or context.run.trace_id
             if self.max_content:
                 asked = (Message(role="user", content=context.current_task),)
                 span.tell(lambda: {names.GEN_AI_INPUT_MESSAGES: messages_json(asked, self.max_content)})
@@ -277,7 +277,8 @@ class _Open:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        detach(self._token)
+        if kind is not GeneratorExit or get_current() is self.inside:
+            detach(self._token)  # a coroutine may be closed in another context, where nothing was attached
         if self._span is None:
             return
         if error is not None:

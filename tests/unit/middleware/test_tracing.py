@@ -1,5 +1,6 @@
 """TracingMiddleware: the tree of spans, whole, for each way in which a run can go, and what is in them."""
 
+import contextvars
 import logging
 import re
 from collections.abc import Callable, Generator
@@ -205,7 +206,10 @@ class Waits:
         yield
 
 
-def test_a_run_that_is_closed_outside_of_any_event_loop_ends_its_span(recorder: Recorder) -> None:
+@pytest.mark.parametrize("context", [None, contextvars.copy_context()], ids=["the same context", "another"])
+def test_a_run_that_is_closed_outside_of_any_event_loop_ends_its_span(
+    context: contextvars.Context | None, recorder: Recorder
+) -> None:
     seen: list[AgentContext] = []
 
     async def agent(context: AgentContext) -> str:
@@ -218,7 +222,10 @@ def test_a_run_that_is_closed_outside_of_any_event_loop_ends_its_span(recorder: 
 
     anyio.run(AgentExecutor(agent, agent_id="a").execute, ASKED)
     run = TracingMiddleware(recorder.provider).process(seen[0], waits)
-    run.send(None)
+    if context is None:
+        run.send(None)
+    else:
+        context.run(run.send, None)
     run.close()
     assert recorder.tree == "invoke_agent a !cancelled"
     assert trace.get_current_span() is trace.INVALID_SPAN
@@ -319,6 +326,15 @@ async def test_a_layer_that_answers_with_a_failure_is_an_error(recorder: Recorde
     await shop(recorder, inside=(answers,)).execute(ASKED)
     assert recorder.tree == "invoke_agent shop !limit by layer"
     assert recorder.spans[0].status.description == "full"
+
+
+async def test_half_a_character_in_a_failure_breaks_no_exporter(recorder: Recorder) -> None:
+    async def answers(context: AgentContext, call_next: CallNext) -> AgentResult:
+        return AgentResult(success=False, error="half \ud83d")
+
+    await shop(recorder, inside=(answers,)).execute(ASKED)
+    await shop(recorder, ToolFailed("half \ud83d")).execute(ASKED)
+    assert {span.status.description for span in recorder.spans} == {"half �"}
 
 
 async def test_an_answer_that_was_kept_is_marked(recorder: Recorder) -> None:
@@ -448,6 +464,21 @@ async def test_a_thousand_runs_at_once_are_a_thousand_traces(recorder: Recorder)
 async def test_two_tracing_layers_nest(recorder: Recorder) -> None:
     await shop(recorder, ANSWER, inside=(TracingMiddleware(recorder.provider).named("inner"),)).execute(ASKED)
     assert recorder.tree == "invoke_agent shop\n  invoke_agent shop\n    chat gpt-x\n      chat gpt-x"
+
+
+async def test_a_tracing_layer_inside_whose_sdk_fails_leaves_the_run_its_trace(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*args: object, **kwargs: object) -> None:
+        raise RuntimeError(CANARY)
+
+    broken = Recorder().provider
+    tracer = broken.get_tracer("")
+    monkeypatch.setattr(tracer, "start_span", fails)
+    monkeypatch.setattr(broken, "get_tracer", lambda name: tracer)
+    result = await shop(recorder, ANSWER, inside=(TracingMiddleware(broken).named("inner"),)).execute(ASKED)
+    assert recorder.tree == "invoke_agent shop\n  chat gpt-x"
+    assert result.trace_id == trace_id(recorder.spans[0])
 
 
 # What is in them
