@@ -472,10 +472,13 @@ async def test_a_tracing_layer_inside_whose_sdk_fails_leaves_the_run_its_trace(
     def fails(*args: object, **kwargs: object) -> None:
         raise RuntimeError(CANARY)
 
+    def gives(name: str) -> trace.Tracer:
+        return tracer
+
     broken = Recorder().provider
     tracer = broken.get_tracer("")
     monkeypatch.setattr(tracer, "start_span", fails)
-    monkeypatch.setattr(broken, "get_tracer", lambda name: tracer)
+    monkeypatch.setattr(broken, "get_tracer", gives)
     result = await shop(recorder, ANSWER, inside=(TracingMiddleware(broken).named("inner"),)).execute(ASKED)
     assert recorder.tree == "invoke_agent shop\n  chat gpt-x"
     assert result.trace_id == trace_id(recorder.spans[0])
