@@ -1,7 +1,9 @@
 """Each shipped layer keeps the promises of `MiddlewareContract`."""
 
+import os
 from collections.abc import Sequence
 
+import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
@@ -19,8 +21,16 @@ from agent_runtime_middleware.telemetry import MetricsMiddleware, TracingMiddlew
 from agent_runtime_middleware.timeout import TimeoutMiddleware
 from agent_runtime_middleware.validation import ValidationMiddleware
 
+SOAK = os.environ.get("AGENT_RUNTIME_SOAK") == "1"
 
-class TestAuthMiddleware(MiddlewareContract):
+
+class LayerPromises(MiddlewareContract):
+    """The contract, with fewer runs for most promises."""
+
+    runs = 1_000 if SOAK else 60
+
+
+class TestAuthMiddleware(LayerPromises):
     def make(self) -> Layer:
         return AuthMiddleware(ApiKeys({}))
 
@@ -31,7 +41,7 @@ class TestAuthMiddleware(MiddlewareContract):
         ]
 
 
-class TestAuthMiddlewareOfAPresentedKey(MiddlewareContract):
+class TestAuthMiddlewareOfAPresentedKey(LayerPromises):
     key, record = ApiKeys.generate("ann")
 
     def make(self) -> Layer:
@@ -41,84 +51,84 @@ class TestAuthMiddlewareOfAPresentedKey(MiddlewareContract):
         return AgentContext(user_id="ann", current_task="What is in the pond?", credential=self.key)
 
 
-class TestLoggingMiddleware(MiddlewareContract):
+class TestLoggingMiddleware(LayerPromises):
     def make(self) -> Layer:
         return LoggingMiddleware()
 
 
-class TestRetryMiddleware(MiddlewareContract):
+class TestRetryMiddleware(LayerPromises):
     may_call_again = True
 
     def make(self) -> Layer:
         return RetryMiddleware(delay=0)
 
 
-class TestTimeoutMiddleware(MiddlewareContract):
+class TestTimeoutMiddleware(LayerPromises):
     def make(self) -> Layer:
         return TimeoutMiddleware(run=60, model=60, tool=60, first_token=60, idle=60)
 
 
-class TestRateLimitMiddleware(MiddlewareContract):
+class TestRateLimitMiddleware(LayerPromises):
     def make(self) -> Layer:
         return RateLimitMiddleware([Quota(requests=100_000, per=60), Quota(tokens=100_000_000, per=60)])
 
 
-class TestRateLimitMiddlewareAtTheRunStage(MiddlewareContract):
+class TestRateLimitMiddlewareAtTheRunStage(LayerPromises):
     def make(self) -> Layer:
         return RateLimitMiddleware([Quota(tokens=100_000_000, per=60)], stage="run")
 
 
-class TestCacheMiddleware(MiddlewareContract):
+class TestCacheMiddleware(LayerPromises):
     def make(self) -> Layer:
         return CacheMiddleware(MemoryKeyValueStore(max_entries=self.runs // 5))
 
 
-class TestCacheMiddlewareOverAStoreThatIsWaitedFor(MiddlewareContract):
+class TestCacheMiddlewareOverAStoreThatIsWaitedFor(LayerPromises):
     def make(self) -> Layer:
         return CacheMiddleware(waited(MemoryKeyValueStore(max_entries=self.runs // 5)), stale=300)
 
 
-class TestCacheMiddlewareAtTheRunStage(MiddlewareContract):
+class TestCacheMiddlewareAtTheRunStage(LayerPromises):
     def make(self) -> Layer:
         return CacheMiddleware(MemoryKeyValueStore(max_entries=self.runs // 5), stage="run")
 
 
-class TestSingleFlightMiddleware(MiddlewareContract):
+class TestSingleFlightMiddleware(LayerPromises):
     def make(self) -> Layer:
         return SingleFlightMiddleware()
 
 
-class TestSingleFlightMiddlewareAtTheRunStage(MiddlewareContract):
+class TestSingleFlightMiddlewareAtTheRunStage(LayerPromises):
     def make(self) -> Layer:
         return SingleFlightMiddleware(stage="run")
 
 
-class TestTracingMiddleware(MiddlewareContract):
+class TestTracingMiddleware(LayerPromises):
     def make(self) -> Layer:
         return TracingMiddleware(TracerProvider(shutdown_on_exit=False), content=True)
 
 
-class TestTracingMiddlewareWithoutAnSdk(MiddlewareContract):
+class TestTracingMiddlewareWithoutAnSdk(LayerPromises):
     def make(self) -> Layer:
         return TracingMiddleware()
 
 
-class TestMetricsMiddleware(MiddlewareContract):
+class TestMetricsMiddleware(LayerPromises):
     def make(self) -> Layer:
         return MetricsMiddleware(MeterProvider(shutdown_on_exit=False))
 
 
-class TestMetricsMiddlewareThatIsRead(MiddlewareContract):
+class TestMetricsMiddlewareThatIsRead(LayerPromises):
     def make(self) -> Layer:
         return MetricsMiddleware(MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False))
 
 
-class TestMetricsMiddlewareWithoutAnSdk(MiddlewareContract):
+class TestMetricsMiddlewareWithoutAnSdk(LayerPromises):
     def make(self) -> Layer:
         return MetricsMiddleware()
 
 
-class TestValidationMiddleware(MiddlewareContract):
+class TestValidationMiddleware(LayerPromises):
     def make(self) -> Layer:
         return ValidationMiddleware(
             max_characters=10_000, max_bytes=100_000, max_messages=100, max_depth=8, metadata=dict
@@ -126,3 +136,12 @@ class TestValidationMiddleware(MiddlewareContract):
 
     def other_contexts(self) -> Sequence[AgentContext]:
         return [AgentContext(user_id="ann", current_task="long " * 3_000)]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("promises", LayerPromises.__subclasses__())
+async def test_a_thousand_runs_at_once_do_not_mix(
+    promises: type[LayerPromises], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(promises, "runs", 1_000)
+    await promises().test_many_runs_at_once_in_two_pipelines_do_not_mix()

@@ -1,12 +1,13 @@
 """The contract finds broken layers, each by the promises that it breaks, and lets any kind of sound one pass."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
-from types import TracebackType
+from types import ModuleType, TracebackType
 
 import anyio
 import pytest
-from tests.unit import broken_layers, broken_lifetimes
+from tests.unit import broken_layers, broken_lifetimes, changing_layers
 
 from agent_runtime import (
     AgentContext,
@@ -25,6 +26,7 @@ from agent_runtime import (
 )
 from agent_runtime.testing import MiddlewareContract
 
+SOAK = os.environ.get("AGENT_RUNTIME_SOAK") == "1"
 PROMISES = {
     "healthy": "test_a_healthy_run_gives_the_same_in_every_form_and_without_the_layer",
     "repeated": "test_a_run_that_is_repeated_gives_the_same_in_every_form",
@@ -47,7 +49,7 @@ PROMISES = {
     "lifespan": "test_a_second_lifespan_works_like_the_first",
 }
 CANCELLED = "cancelled, cancelled pushed, cancelled stream"
-TEXT = "repeated, events, refused, reset, many, one question"  # the text that was streamed is not the output
+TEXT = "repeated, events, refused, reset"  # the text that was streamed is not the output
 BROKEN = {
     "AnswersStreamsDifferently": "healthy, repeated, events, refused, reset",
     "LooksAtTheEmit": "healthy, repeated, refused",
@@ -95,39 +97,98 @@ BROKEN = {
 }
 
 
-LAYERS: dict[str, type[BaseMiddleware]] = {
-    name: value
-    for module in (broken_layers, broken_lifetimes)
-    for name, value in vars(module).items()
-    if isinstance(value, type) and issubclass(value, BaseMiddleware) and value is not BaseMiddleware
+CHANGING = {
+    "SignsForAnother": "many",  # seen in the metadata alone
+    "AddsWhatAnotherAsked": "many",
+    "ShoutsInPlainRunsOnly": "healthy, repeated, refused",
+    "CountsItsAnswers": f"emit, leaves early, {CANCELLED}, many, one question, left, lifespan",
+    "StreamsTheBeginning": "events, repeated, refused, reset",
+    "ForgetsWhatItCost": "healthy",
+    "HidesErrorsPolitely": "error",
+    "TagsTheQuestion": "given",
 }
+SOUND = (changing_layers.Polite, changing_layers.ShoutMiddleware)
+
+
+def layers_of(*modules: ModuleType) -> dict[str, type[BaseMiddleware]]:
+    return {
+        name: value
+        for module in modules
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, BaseMiddleware) and value not in (BaseMiddleware, *SOUND)
+    }
+
+
+LAYERS = layers_of(broken_layers, broken_lifetimes)
+CHANGING_LAYERS = layers_of(changing_layers)
 
 
 def test_every_broken_layer_and_every_promise_is_here() -> None:
     assert list(BROKEN) == list(LAYERS)
+    assert list(CHANGING) == list(CHANGING_LAYERS)
     assert set(PROMISES.values()) == {name for name in dir(MiddlewareContract) if name.startswith("test_")}
     assert set(PROMISES) == {promise for promises in BROKEN.values() for promise in promises.split(", ")}
 
 
-@pytest.mark.parametrize("name", BROKEN)
-async def test_a_broken_layer_breaks_the_promises_that_it_breaks(name: str) -> None:
-    class OfBroken(MiddlewareContract):
-        runs = 48
-        patience = 1.0
+class OfBroken(MiddlewareContract):
+    """The contract of a layer that is found broken, with few runs."""
 
-        def make(self) -> Layer:
-            return LAYERS[name]()
+    runs = 48
+    patience = 1.0
+    layer: type[BaseMiddleware]
 
-        def other_contexts(self) -> Sequence[AgentContext]:
-            return [AgentContext(user_id="ann", current_task="Tell me what is forbidden.")]
+    def make(self) -> Layer:
+        return self.layer()
 
+    def other_contexts(self) -> Sequence[AgentContext]:
+        return [AgentContext(user_id="ann", current_task="Tell me what is forbidden.")]
+
+
+async def broken_by(contract: OfBroken, among: Iterable[str] = PROMISES) -> dict[str, str]:
+    """The promises that its layer breaks, and what is said of each."""
     found: dict[str, str] = {}
-    for promise, test in PROMISES.items():
+    for promise in among:
         try:
-            await getattr(OfBroken(), test)()
+            await getattr(contract, PROMISES[promise])()
         except AssertionError as failure:
             found[promise] = str(failure)
-    assert set(found) == set(BROKEN[name].split(", ")), found
+    return found
+
+
+@pytest.mark.parametrize("name", BROKEN)
+async def test_a_broken_layer_breaks_the_promises_that_it_breaks(name: str, anyio_backend_name: str) -> None:
+    class Of(OfBroken):
+        layer = LAYERS[name]
+
+    expected = set(BROKEN[name].split(", "))
+    found = await broken_by(Of(), PROMISES if SOAK or anyio_backend_name == "asyncio" else expected)
+    assert set(found) == expected, found
+
+
+@pytest.mark.parametrize("name", CHANGING)
+async def test_a_layer_that_may_change_answers_breaks_the_other_promises(name: str) -> None:
+    class Of(OfBroken):
+        changes_answer = True
+        layer = CHANGING_LAYERS[name]
+
+    found = await broken_by(Of())
+    assert set(found) == set(CHANGING[name].split(", ")), found
+
+
+@pytest.mark.parametrize("layer", SOUND)
+async def test_of_a_layer_that_changes_answers_and_does_not_say_so_no_state_is_suspected(
+    layer: type[BaseMiddleware],
+) -> None:
+    class Of(OfBroken):
+        pass
+
+    Of.layer = layer
+    found = await broken_by(Of())
+    assert set(found) <= {"healthy", "repeated", "events", "refused", "reset"}
+    assert found["healthy"].startswith(
+        "the layer changed the answer; if that is its job, set changes_answer = True in its test class: "
+    )
+    assert all("changes_answer" in said for said in found.values()), found
 
 
 class WholeText(BaseMiddleware):
@@ -154,7 +215,7 @@ class WholeText(BaseMiddleware):
 class Sound(MiddlewareContract):
     """The contract of a layer that is found sound, with fewer runs."""
 
-    runs = 100
+    runs = 48
 
 
 class TestALayerThatHoldsTextBack(Sound):
@@ -199,6 +260,27 @@ class Falls(BaseMiddleware):
             if not request.can_restart():
                 raise
             return ModelResponse.of("Later, please.")
+
+
+class TestALayerThatAddsToTheAnswer(Sound):
+    changes_answer = True
+
+    def make(self) -> Layer:
+        return changing_layers.Polite()
+
+
+class TestALayerThatChangesTextOnItsWay(Sound):
+    changes_answer = True
+
+    def make(self) -> Layer:
+        return changing_layers.ShoutMiddleware()
+
+
+class TestALayerThatSigns(Sound):
+    changes_answer = True
+
+    def make(self) -> Layer:
+        return changing_layers.sign
 
 
 class TestALayerThatAnswersOutages(Sound):

@@ -17,7 +17,6 @@ def sizes(root: object) -> dict[str, int]:
 
     Names are those of its attributes, those of its classes, and the containers of its module.
     """
-    gc.collect()
     seen = {id(root)}
     found: dict[str, int] = {}
     for name, value in _attributes(root):

@@ -17,6 +17,9 @@ class MiddlewareContract(ParityPromises, FailurePromises, CancellationPromises, 
     Attributes:
         holds_text: It holds text back, to look at whole words for instance: it may cut the text into other pieces, and
             gives out all of it before it returns.
+        changes_answer: It changes what a healthy run answers: output, data, messages, metadata, and text on its way. The
+            change depends on nothing but the run, and is the same in every form. The text that is streamed is then the
+            output, or what the model said. All the rest stays as it is: errors, cancellations, usage.
         may_call_again: After a retryable error it may call what is inside again.
         may_answer: A retryable error it may answer itself: with a result, or with an error of its own.
         runs: How many runs are inside at once, and how many are counted when nothing may be kept of them.

@@ -11,13 +11,14 @@ from agent_runtime.lint import Stage
 from agent_runtime.pipeline import Layer
 from agent_runtime.testing.leaks import Leak, no_leaks
 from agent_runtime.testing.middleware_passage import Happening, Passage, Place
-from agent_runtime.testing.middleware_scene import Form, Scene, Told, opened
+from agent_runtime.testing.middleware_scene import Form, Scene, Told, answer_of, differences_of, opened, plain, pushed
 
 
 class LayerContract:
     """What a layer's test class gives, and what the promises use."""
 
     holds_text: ClassVar[bool] = False
+    changes_answer: ClassVar[bool] = False
     may_call_again: ClassVar[bool] = False
     may_answer: ClassVar[bool] = False
     runs: ClassVar[int] = 1_000
@@ -71,13 +72,33 @@ class LayerContract:
         async with self.opened(None) as scene:
             return await scene.run(Passage(context.replace(credential=None), at=at, happens=happens), form)
 
+    async def alone(self, context: AgentContext, form: Form) -> Told:
+        """The same run through a new layer, which no other run has passed."""
+        async with self.opened(self.make()) as scene:
+            return await scene.run(Passage(context), form)
+
     async def works(self, scene: Scene, form: Form, when: str) -> None:
         """Have a healthy run pass, with its own answer."""
         passage = self.passage()
-        told = await scene.run(passage, form)
-        assert told.result is not None and told.result.output == passage.answer, (
-            f"{when}, the same layer does not serve a healthy run any more: it gave {told.raised or told.result!r}"
-        )
+        strange = await self.strange(passage, await scene.run(passage, form))
+        assert not strange, f"{when}, the same layer does not serve a healthy run as a new one does: {strange}"
+
+    async def strange(self, passage: Passage, told: Told) -> str:
+        """What a run was told that it is not told alone; empty when it was told its own.
+
+        An answer that the layer changes in a run alone, too, is no matter of other runs: it is held to that.
+        """
+        result = told.result
+        if result is None or not result.success:
+            return f"it gave {told.raised or result!r}"
+        is_own = result.output == passage.answer and not result.metadata
+        if is_own and not self.changes_answer and (not told.streamed or told.said.endswith(passage.answer)):
+            return ""
+        alone = await self.alone(passage.context, pushed if told.streamed else plain)
+        found, expected = answer_of(told), answer_of(alone)
+        if told.streamed and not told.said.endswith(alone.said):
+            found, expected = {**found, "streamed text": told.said}, {**expected, "streamed text": alone.said}
+        return differences_of(found, expected)
 
 
 @asynccontextmanager

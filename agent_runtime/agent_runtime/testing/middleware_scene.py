@@ -58,6 +58,21 @@ class Told:
                 texts[event.step] = texts.get(event.step, "") + event.text
         return texts
 
+    @property
+    def said(self) -> str:
+        """The text of the last step; of a stream that is text alone, all of it."""
+        texts = self.texts()
+        return texts[max(texts)] if texts else ""
+
+
+ANSWER: Final = frozenset({"output", "data", "messages", "metadata"})
+"""What of a result a layer may be there to change."""
+
+
+def answer_of(told: Told) -> dict[str, object]:
+    """The part of its outcome that is the answer."""
+    return {name: value for name, value in told.outcome.items() if name in ANSWER}
+
 
 def differences_of(found: Mapping[str, object], expected: Mapping[str, object]) -> str:
     """In which fields two outcomes differ, and how; empty when they are equal."""
