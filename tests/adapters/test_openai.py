@@ -206,6 +206,8 @@ def with_city(**changes: Any) -> Mapping[str, Any]:
         (with_city(**{"$ref": "#/$defs/Point"}), False),
         ({**CLOSED, "properties": {"city": {}}, "required": ["city"]}, False),
         ({"type": "object", "additionalProperties": {"type": "integer"}}, False),
+        ({**CLOSED, "properties": {"city": True}, "required": ["city"]}, False),
+        ({**CLOSED, "properties": {"city": {"type": ["object", "null"]}}, "required": ["city"]}, False),
     ],
 )
 async def test_the_schema_of_the_answer_is_sent_where_the_server_is_said_to_know_it(

@@ -22,13 +22,15 @@ _STRICT = frozenset(
 )
 
 
-def is_strict(schema: Mapping[str, Any]) -> bool:
+def is_strict(schema: Mapping[str, Any] | bool) -> bool:
     """Whether strict mode takes `schema`: each object closed, all its properties required, every keyword known to it."""
+    if isinstance(schema, bool):
+        return False
     if not _STRICT.issuperset(schema) or not _is_typed(schema):
         return False
-    if schema.get("type") == "object" and not _is_closed(schema):
+    if "object" in schema.get("type", ()) and not _is_closed(schema):  # one type, or a list of them
         return False
-    parts: list[Mapping[str, Any]] = [*schema.get("anyOf", ())]
+    parts: list[Mapping[str, Any] | bool] = [*schema.get("anyOf", ())]
     for named in (schema.get("properties", {}), schema.get("$defs", {})):
         parts += named.values()
     if "items" in schema:
