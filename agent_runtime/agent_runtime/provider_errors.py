@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 from agent_runtime.errors import AgentRuntimeError, CallTimeout, ProviderUnavailable, RateLimited, RequestRejected
@@ -112,4 +113,7 @@ def _milliseconds(text: str) -> float:
 
 
 def _until(date: str) -> float:
-    return parsedate_to_datetime(date).timestamp() - time.time()
+    until = parsedate_to_datetime(date)
+    return (
+        until.replace(tzinfo=until.tzinfo or UTC).timestamp() - time.time()
+    )  # one of HTTP's three forms names no zone

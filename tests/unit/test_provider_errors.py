@@ -1,5 +1,6 @@
 """What a client says about its provider: which error a status is, and how long to wait."""
 
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -81,6 +82,19 @@ def test_retry_after_is_seconds_from_now(status: int, headers: Mapping[str, str]
     error = ERRORS.refusal(status, headers=headers)
     assert error.retry_after is not None
     assert low <= error.retry_after <= high
+
+
+@pytest.mark.parametrize("form", ["%a %b %d %H:%M:%S %Y", "%a, %d %b %Y %H:%M:%S -0000"])
+def test_a_date_that_names_no_zone_is_in_utc(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        date = (datetime.now(UTC) + timedelta(seconds=60)).strftime(form)
+        wait = ERRORS.refusal(429, headers={"retry-after": date}).retry_after
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert wait is not None and 30 <= wait <= 60
 
 
 @pytest.mark.parametrize("value", ["nan", "", "soon", "Mon, 99 Foo 2026 00:00:00 GMT", "9" * 400 + "x"])
