@@ -3,12 +3,16 @@
 import json
 import re
 import signal
+import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 from tests.cli.program import ESCAPE, invoke, run_program, started
 from tests.cli.terminal import terminal
+
+from agent_runtime_adapters.cli.streaming import settled
 
 ANSWER = "A dozen apples, and \x1b[31mred\x1b[0m ones.\n"
 
@@ -122,6 +126,26 @@ def test_ctrl_c_does_not_wait_for_a_thread_that_nobody_can_stop(app_folder: Path
         assert screen.finish() == 130
     assert time.monotonic() - pressed < 10
     assert "interrupted; the run was cancelled" in screen.text
+
+
+def test_a_signal_that_another_thread_was_given_is_heeded_soon() -> None:
+    future: Future[None] = Future()
+    timers = [
+        threading.Timer(0.1, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGINT)),
+        threading.Timer(8, future.set_result, [None]),
+    ]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    began = time.monotonic()
+    try:
+        for timer in timers:
+            timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            settled(future)
+    finally:
+        signal.signal(signal.SIGINT, before)
+        for timer in timers:
+            timer.cancel()
+    assert time.monotonic() - began < 5
 
 
 def test_a_reader_that_leaves_ends_the_run_quietly(app_folder: Path) -> None:

@@ -15,7 +15,7 @@ from agent_runtime_adapters.cli.batch_plan import Plan
 from agent_runtime_adapters.cli.batch_progress import Told, progress
 from agent_runtime_adapters.cli.batch_summary import Tally
 from agent_runtime_adapters.cli.exits import exit_code
-from agent_runtime_adapters.cli.streaming import failed_run
+from agent_runtime_adapters.cli.streaming import failed_run, settled
 from agent_runtime_adapters.cli.terminal import notice
 
 _SYNC_EVERY = 1.0  # seconds: what a machine that loses its power may forget
@@ -124,7 +124,7 @@ def run_batch(work: Batch, tally: Tally, total: int, *, bar: bool) -> int:
 
 def _ended(portal: BlockingPortal, future: Future[None], work: Batch) -> int:
     try:
-        future.result()
+        settled(future)
     except KeyboardInterrupt as interrupt:
         code = exit_code(interrupt)
     else:
@@ -136,5 +136,5 @@ def _ended(portal: BlockingPortal, future: Future[None], work: Batch) -> int:
             notice(f"ending: {work.running} runs have {grace:g} s; Ctrl-C again cancels them")
         wait((future,), timeout=grace)
     portal.call(work.cancel)
-    future.result()
+    settled(future)
     return code

@@ -1,6 +1,7 @@
 """One streamed run, shown as it happens."""
 
 from collections.abc import Callable, Coroutine, Generator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -20,6 +21,8 @@ from agent_runtime import (
 from agent_runtime_adapters.cli.exits import FAILED, CommandFailed, Interrupted, described, exit_code
 from agent_runtime_adapters.cli.retelling import Retelling
 from agent_runtime_adapters.cli.terminal import Answer, Progress
+
+_HEED = 0.25  # seconds after which a signal is heeded, at the latest
 
 T = TypeVar("T")
 
@@ -65,10 +68,20 @@ def run_to_end(function: Callable[..., Coroutine[Any, Any, T]], *arguments: Any)
     """
     try:
         with failed_run(), start_blocking_portal() as portal:
-            given: T = portal.start_task_soon(function, *arguments).result()
-            return given
+            given: Future[T] = portal.start_task_soon(function, *arguments)
+            return settled(given)
     except KeyboardInterrupt as interrupt:
         raise Interrupted("interrupted; the run was cancelled", code=exit_code(interrupt)) from None
+
+
+def settled(future: Future[T]) -> T:
+    """What a future holds, once it is there; Ctrl-C is heeded while it waits.
+
+    Python may note a signal just before it begins to wait, and then heeds it only when the wait is over: so waits are short.
+    """
+    while not future.done():
+        wait((future,), timeout=_HEED)
+    return future.result()
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from agent_runtime import AgentContext, AgentExecutor, AgentResult, Owner, Resum
 from agent_runtime_adapters.cli.exits import CommandFailed, Ended
 from agent_runtime_adapters.cli.place import Place
 from agent_runtime_adapters.cli.retelling import Retelling
-from agent_runtime_adapters.cli.streaming import failed_run, streamed
+from agent_runtime_adapters.cli.streaming import failed_run, settled, streamed
 from agent_runtime_adapters.cli.terminal import Answer, Progress, notice
 
 T = TypeVar("T")
@@ -52,14 +52,14 @@ class Turns:
         """
         future = self._portal.start_task_soon(self._run, context, answer, resume, held)
         try:
-            return future.result()
+            return settled(future)
         except Ended:
             self._portal.call(self._cancel)
             wait((future,))
             raise
         except KeyboardInterrupt:
             self._portal.call(self._cancel)
-            return future.result()
+            return settled(future)
 
     async def _run(
         self, context: AgentContext, answer: Answer | None, resume: Resume | None, held: bool
