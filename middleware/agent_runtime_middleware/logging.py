@@ -224,6 +224,8 @@ def _raised(error: BaseException, context: AgentContext) -> _Ending:
     if isinstance(error, Exception):
         level = logging.WARNING if isinstance(error, AgentRuntimeError) else logging.ERROR
         return _Ending("failure", level, error_type_of(error), safe_text(error))
+    if context.run.edge.gone is not None:
+        return _Ending("cancelled", logging.WARNING, ErrorType.CONSUMER_GONE)
     # A coroutine that is closed outside of any event loop gets a GeneratorExit; there is no clock there.
     late = not isinstance(error, GeneratorExit) and anyio.current_time() >= context.deadline
     return _Ending("cancelled", logging.WARNING, ErrorType.TIMEOUT if late else ErrorType.CANCELLED)

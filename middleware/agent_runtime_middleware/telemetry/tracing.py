@@ -65,7 +65,7 @@ class TracingMiddleware(BaseMiddleware):
         tracer_provider: Where spans go; by default to the application's global provider, if it has set one.
         content: Also put the task, messages, arguments and answers into spans. They hold none by default: of an error that
             is not ours only its type. Credentials are never put there.
-        max_content: Characters in one such attribute.
+        max_content: Characters of text in one such attribute.
 
     Where no provider is set, the layer does nothing but look for one, once a second. What the SDK raises changes nothing about the run; it
     is counted in `lost`.

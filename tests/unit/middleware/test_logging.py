@@ -27,6 +27,7 @@ from agent_runtime import (
     Secret,
     SessionManager,
     Stage,
+    TextDelta,
     ToolCall,
     ToolResult,
     Usage,
@@ -171,6 +172,21 @@ async def test_a_layer_that_answers_with_a_failure_is_not_logged_as_success() ->
     records: list[LogRecord] = []
     await around(Caller(scripted()), records, Answers()).execute(ASKED)
     assert outcomes(records) == [("agent_run", Stage.RUN, "failure", logging.WARNING, ErrorType.LIMIT, "no room")]
+
+
+async def test_a_run_whose_consumer_is_gone_says_so_as_its_result_does() -> None:
+    records: list[LogRecord] = []
+    executor = AgentExecutor(
+        config=AgentConfig(name="a"),
+        llm_client=ScriptedLLMClient([ScriptedReply(chunks=("a", 60.0, "b"))]),
+        middleware=[LoggingMiddleware(records.append)],
+    )
+    async with executor.stream(ASKED) as stream:
+        async for event in stream:
+            if isinstance(event, TextDelta):
+                break
+    gone = ("cancelled", logging.WARNING, ErrorType.CONSUMER_GONE, None)
+    assert outcomes(records) == [("model_call", Stage.MODEL, *gone), ("agent_run", Stage.RUN, *gone)]
 
 
 async def test_a_cancelled_run_is_recorded_at_every_stage_that_it_was_in() -> None:
