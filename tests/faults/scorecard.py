@@ -1,6 +1,7 @@
-"""All figures in one table: `python -m tests.faults.scorecard` writes it into `docs/reliability.md`.
+"""All figures in two tables: `python -m tests.faults.scorecard` writes them into `docs/reliability.md`.
 
-A figure that `make soak` has made at this commit is taken as it is; what is missing is made now. Fails where one is not met.
+`python -m tests.faults.scorecard layers` makes and writes one of them. A figure that `make soak` has made at this commit is
+taken as it is; what is missing is made now. Fails where one is not met.
 """
 
 import argparse
@@ -8,7 +9,6 @@ import os
 import platform
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from xml.etree import ElementTree
@@ -17,8 +17,8 @@ import msgspec
 from tests.faults.figures import FOLDER, ROOT, Figure, commit, committed_at, stamped
 
 PAGE = ROOT / "docs" / "reliability.md"
-BEGIN = "<!-- scorecard: begin, written by python -m tests.faults.scorecard -->"
-END = "<!-- scorecard: end -->"
+BEGIN = "<!-- {}: begin, written by python -m tests.faults.scorecard -->"
+END = "<!-- {}: end -->"
 TESTED = FOLDER / "soak.xml"  # what pytest says of the tests with the full counts
 BOTH = ("memory", "sqlite")
 
@@ -34,7 +34,7 @@ class Line(msgspec.Struct, frozen=True):
     words: Sequence[str] = ()
 
 
-CARD = (
+SESSIONS = (
     Line("R1", "a cancellation at every await of 8 scenarios, by a scope and natively", BOTH, "cancel", 3),
     Line("R2", "every store call fails, before or after its effect, once and four times", BOTH, "outage", 1),
     Line("R3", "a worker killed with SIGKILL at any moment", ("sqlite",), "kill", 200),
@@ -44,10 +44,12 @@ CARD = (
     Line("R8", "random sequences of calls, compared with a model", BOTH, words=("tests.machines",)),
     Line("R12", "streams left at every event, in every way", ("any",), words=("tests.reliability.test_streams",)),
     Line("R17", "a service told to end, with SIGTERM, under load", ("sqlite",), "drain", 50),
-    Line("R18", "a thousand runs at once at the edge of a quota, in one process and in four", BOTH, "limits", 100),
     Line("R19", "what is stored, with a byte changed", BOTH, "damage", 10_000),
     Line("S3", "owners with names that look alike", BOTH, "isolation", 5_000),
     Line("S4", "hostile records", BOTH, "foreign", 1),
+)
+LAYERS = (
+    Line("R18", "a thousand runs at once at the edge of a quota, in one process and in four", BOTH, "limits", 100),
     Line(
         "S5", "secrets in 12 places, looked for in all that is told", ("any",), words=("tests.security.test_canaries",)
     ),
@@ -68,6 +70,7 @@ CARD = (
         words=("tests.reliability.test_cache",),
     ),
 )
+CARDS = {"sessions": SESSIONS, "layers": LAYERS}
 
 
 def made(line: Line, store: str) -> Figure:
@@ -78,7 +81,7 @@ def made(line: Line, store: str) -> Figure:
         if figure.commit == commit():
             return figure
     if not line.program:
-        return counted(line, store, tested())
+        return counted(line, store, tested(line.words[0]))
     command = [sys.executable, "-m", f"tests.faults.{line.program}", "--store", store, "-n", str(line.count)]
     FOLDER.mkdir(parents=True, exist_ok=True)
     place.unlink(missing_ok=True)
@@ -88,18 +91,21 @@ def made(line: Line, store: str) -> Figure:
     return msgspec.json.decode(place.read_bytes(), type=Figure)
 
 
-def tested() -> ElementTree.Element:
-    """What pytest says of the tests that are figures, with the full counts."""
-    if not TESTED.is_file() or TESTED.stat().st_mtime < committed_at():
-        FOLDER.mkdir(parents=True, exist_ok=True)
-        places = ["tests/machines", "tests/security", "tests/reliability"]
+def tested(word: str) -> ElementTree.Element:
+    """What pytest says of the tests below `word`, "tests.machines" for instance, with the full counts."""
+    if TESTED.is_file() and TESTED.stat().st_mtime >= committed_at():
+        return ElementTree.parse(TESTED).getroot()
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    report = FOLDER / f"{word}.xml"
+    if not report.is_file() or report.stat().st_mtime < committed_at():
+        place = ROOT.joinpath(*word.split("."))
         subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", *places, f"--junitxml={TESTED}"],
+            [sys.executable, "-m", "pytest", "-q", place if place.is_dir() else f"{place}.py", f"--junitxml={report}"],
             cwd=ROOT,
             check=False,
             env={**os.environ, "AGENT_RUNTIME_SOAK": "1"},
         )
-    return ElementTree.parse(TESTED).getroot()
+    return ElementTree.parse(report).getroot()
 
 
 def counted(line: Line, store: str, report: ElementTree.Element) -> Figure:
@@ -150,29 +156,33 @@ def table(figures: Sequence[tuple[Line, Figure]]) -> str:
     return "\n".join([f"Made on {day} at commit {first.commit} with {made_of}.", "", *rows(figures)])
 
 
-def replaced(page: str, table: str) -> str:
-    """The page with the table between its marks."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{table}\n{END}{after}"
+def replaced(page: str, card: str, table: str) -> str:
+    """The page with the table between the marks of that card."""
+    begin, end = BEGIN.format(card), END.format(card)
+    before, _, rest = page.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n{table}\n{end}{after}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.scorecard", description=__doc__)
-    parser.add_argument("figure", nargs="*", help="only these (R3, S4, ...); nothing is written then")
-    options = parser.parse_args()
-    since = time.perf_counter()
-    figures: list[tuple[Line, Figure]] = []
-    for line in CARD:
-        if options.figure and line.name not in options.figure:
-            continue
-        for store in line.stores:
-            figures.append((line, made(line, store)))
-            print(figures[-1][1], flush=True)
-    if not options.figure:
-        PAGE.write_text(replaced(PAGE.read_text("utf-8"), table(figures)), "utf-8")
-        print(f"written in {time.perf_counter() - since:.0f} s: {PAGE.relative_to(ROOT)}")
-    sys.exit(0 if all(figure.met for _, figure in figures) else 1)
+    parser.add_argument("what", nargs="*", help="only these cards (sessions, layers) or figures (R3, S4, ...)")
+    asked = parser.parse_args().what
+    met = True
+    for card, lines in CARDS.items():
+        whole = not asked or card in asked
+        figures: list[tuple[Line, Figure]] = []
+        for line in lines:
+            if not whole and line.name not in asked:
+                continue
+            for store in line.stores:
+                figures.append((line, made(line, store)))
+                print(figures[-1][1], flush=True)
+        met = met and all(figure.met for _, figure in figures)
+        if whole:
+            PAGE.write_text(replaced(PAGE.read_text("utf-8"), card, table(figures)), "utf-8")
+            print(f"written: the table of {card} in {PAGE.relative_to(ROOT)}")
+    sys.exit(0 if met else 1)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 from xml.etree import ElementTree
 
 import msgspec
+import pytest
 from tests.faults.figures import Figure
-from tests.faults.scorecard import BEGIN, CARD, END, PAGE, Line, counted, replaced, table
+from tests.faults.scorecard import BEGIN, CARDS, END, LAYERS, PAGE, SESSIONS, Line, counted, replaced, table
 
 FIGURE = Figure(
     name="R3",
@@ -39,18 +40,28 @@ def test_what_is_not_zero_stands_out() -> None:
 
 
 def test_tests_of_another_store_or_folder_are_not_counted() -> None:
-    machines = next(line for line in CARD if line.name == "R8")
+    machines = next(line for line in SESSIONS if line.name == "R8")
     memory, sqlite = (counted(machines, store, REPORT) for store in ("memory", "sqlite"))
     assert (memory.faults, memory.met, memory.seconds) == (1, True, 1.5)
     assert (sqlite.faults, sqlite.met) == (1, False)
 
 
 def test_figures_without_a_test_are_not_met() -> None:
-    streams = next(line for line in CARD if line.name == "R12")
+    streams = next(line for line in SESSIONS if line.name == "R12")
     assert not counted(streams, "any", REPORT).met
 
 
-def test_the_page_has_its_place_for_the_table() -> None:
+def test_tests_are_counted_as_a_figure_of_the_layers() -> None:
+    report = ElementTree.fromstring(
+        '<testsuites><testsuite><testcase classname="tests.security.test_log_lines" name="a" time="1"/></testsuite></testsuites>'
+    )
+    lines = next(line for line in LAYERS if line.name == "S9")
+    assert counted(lines, "any", report).met
+
+
+@pytest.mark.parametrize("card", CARDS)
+def test_the_page_has_its_place_for_the_table(card: str) -> None:
     page = PAGE.read_text("utf-8")
-    assert page.count(BEGIN) == page.count(END) == 1
-    assert replaced(f"a\n{BEGIN}\nold\n{END}\nb", "new") == f"a\n{BEGIN}\nnew\n{END}\nb"
+    begin, end = BEGIN.format(card), END.format(card)
+    assert page.count(begin) == page.count(end) == 1
+    assert replaced(f"a\n{begin}\nold\n{end}\nb", card, "new") == f"a\n{begin}\nnew\n{end}\nb"
