@@ -40,6 +40,7 @@ class Run:
         handlers: The compiled pipeline that this run started with.
         closed: True when nothing more may start in this run.
         executions: How often the agent was started.
+        answered: Whether it has answered since it was started last.
         retries: Repeated model calls and repeated executions of the agent.
         model_calls: Calls that reached a model client, failed ones included.
         tool_calls: Calls that reached a tool.
@@ -55,6 +56,7 @@ class Run:
 
     __slots__ = (
         "admitted",
+        "answered",
         "bus",
         "cancel_requested",
         "closed",
@@ -116,6 +118,7 @@ class Run:
         self.cancel_requested = False
         self.failure: Exception | None = None
         self.executions = 0
+        self.answered = False
         self.retries = 0
         self.model_calls = 0
         self.tool_calls = 0

@@ -252,18 +252,22 @@ class Runner:
         try:
             context = _entrusted(context)
             run.executions += 1
+            run.answered = False
             if run.executions == 1:
                 await _started(context)
             else:
                 run.retries += 1
-            if self._terms is not None and context.session_id is not None:
-                return await self._in_session(context, self._terms, context.session_id)
-            return _answered(await _asked(self._answer(context)), run)
+            if self._terms is None or context.session_id is None:
+                result = _answered(await _asked(self._answer(context)), run)
+            else:
+                result = await self._in_session(context, self._terms, context.session_id)
         except Exception as raised:
             run.failure = error = sole_error(raised)
             if error is raised:
                 raise
             raise error from error.__cause__
+        run.answered = True
+        return result
 
     async def _in_session(self, context: AgentContext, terms: SessionTerms, session_id: str) -> AgentResult:
         """Take the session, run with its history, add the turn; whoever holds it is the only one who does."""

@@ -88,7 +88,7 @@ def response_entry(request: ModelRequest, response: ModelResponse, lifetime: flo
 
 def result_entry(context: AgentContext, result: AgentResult, lifetime: float) -> Entry | None:
     """What is kept of a run: the agent's own answer, and nothing that a layer or another cache gave in its place."""
-    made = context.run.executions > 0 and result.served_by == "agent"
+    made = context.run.answered and result.served_by == "agent"
     if not made or result.finish_reason not in ("stop", None) or not result.output:
         return None
     return KeptResult(

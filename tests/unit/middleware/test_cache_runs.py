@@ -14,6 +14,7 @@ from agent_runtime import (
     MemorySessionStore,
     Message,
     MiddlewarePipeline,
+    ProviderUnavailable,
     SessionManager,
     Usage,
     tool,
@@ -59,6 +60,47 @@ async def test_a_whole_run_is_given_again() -> None:
     listener = Listener()
     await executor.execute(nested, emit=listener)
     assert listener.texts == ["Here."] and cache.stats.hits == 2
+
+
+async def test_what_a_layer_answers_for_an_agent_that_has_failed_is_not_kept() -> None:
+    class Recovers(Answers):
+        async def run(self, context: AgentContext) -> str:
+            self.runs += 1
+            if self.runs <= 2:
+                raise ProviderUnavailable("down")
+            return "Here."
+
+    async def apologizes(context: AgentContext, call_next: CallNext) -> AgentResult:
+        try:
+            return await call_next(context)
+        except ProviderUnavailable:
+            return AgentResult(output="Not now.")
+
+    agent = Recovers(None)
+    executor = AgentExecutor(agent, agent_id="support", middleware=[CacheMiddleware(stage="run"), apologizes])
+    given = [await executor.execute(ASKED) for _ in range(4)]
+    assert [result.output for result in given] == ["Not now.", "Not now.", "Here.", "Here."]
+    assert given[3].served_by == "cache" and agent.runs == 3
+
+
+async def test_what_an_agent_answers_when_it_is_asked_again_is_kept() -> None:
+    class Recovers(Answers):
+        async def run(self, context: AgentContext) -> str:
+            self.runs += 1
+            if self.runs == 1:
+                raise ProviderUnavailable("down")
+            return "Here."
+
+    async def again(context: AgentContext, call_next: CallNext) -> AgentResult:
+        try:
+            return await call_next(context)
+        except ProviderUnavailable:
+            return await call_next(context)
+
+    agent = Recovers(None)
+    executor = AgentExecutor(agent, agent_id="support", middleware=[CacheMiddleware(stage="run"), again])
+    assert [(await executor.execute(ASKED)).served_by for _ in range(2)] == ["agent", "cache"]
+    assert agent.runs == 2
 
 
 @pytest.mark.parametrize(
