@@ -133,7 +133,7 @@ def test_s31_it_has_the_same_layers_and_says_where_each_is_from(file: Path) -> N
         ("attempts: 2", "attempt: 2", "11:5: layer 4 ('retry'): option 'attempt' is unknown (did you mean 'attempts'?)"),
         ("attempts: 2", "attempts: two", "11:5: layer 4 ('retry'): option 'attempts': expected `int`, got `str`"),
         ("attempts: 2", "attempts: 0", "10:5: layer 4 ('retry'): RetryMiddleware(attempts=0): the first attempt counts"),
-        ("requests: 3", "requets: 3", "9:9: layer 3 ('rate_limit'): option 'quotas': object contains unknown field"),
+        ("requests: 3", "requets: 3", "9:10: layer 3 ('rate_limit'): option 'quotas': object contains unknown field `requets`"),
     ],
 )  # fmt: skip
 def test_s31_an_unknown_type_or_option_fails_at_load_with_its_place(
