@@ -32,7 +32,7 @@ def cut_short(context: AgentContext, cause: BaseException | None = None) -> Agen
     elif run.cancel_requested:
         error = RunCancelled(f"run {run.run_id!r} was cancelled")
     else:
-        limit = round(run.elapsed_ms() / 1000.0 + context.deadline - anyio.current_time(), 3)
+        limit = max(0.0, round(run.elapsed_ms() / 1000.0 + context.deadline - anyio.current_time(), 3))
         error = RunTimeout(
             f"run {run.run_id!r} took longer than {limit:g} s: the shortest of Limits.run, AgentConfig.timeout "
             "(in the place of the former) and the context's deadline",

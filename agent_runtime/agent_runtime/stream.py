@@ -17,7 +17,10 @@ class StreamItem(Value, frozen=True, kw_only=True, tag_field="type", omit_defaul
 
 
 class RunStarted(StreamItem, frozen=True, kw_only=True, tag="run_started"):
-    """Every run layer let the run in, and the agent starts; or a layer has answered. First event of a run not refused."""
+    """Every run layer let the run in, and the agent starts; or a layer has answered.
+
+    First event of a run not refused, unless a run layer emits one before.
+    """
 
     run_id: str
     agent_id: str

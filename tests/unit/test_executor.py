@@ -314,6 +314,17 @@ async def test_a_run_past_its_deadline_times_out_and_the_contexts_own_deadline_c
     assert 0.02 <= own.error_details["limit"] < 0.03
 
 
+@pytest.mark.parametrize("before", [3_600.0, float("inf")])
+async def test_a_run_whose_deadline_is_over_had_no_time(before: float) -> None:
+    async def agent(context: AgentContext) -> str:
+        await anyio.sleep(60)
+        return "late"
+
+    result = await AgentExecutor(agent).execute(ASKED.replace(deadline=anyio.current_time() - before))
+    assert result.error_type is ErrorType.TIMEOUT and result.error_details["limit"] == 0
+    assert "took longer than 0 s" in str(result.error)
+
+
 async def test_a_deadline_that_is_no_number_is_none() -> None:
     result = await AgentExecutor(never, limits=Limits(run=0.02)).execute(ASKED.replace(deadline=float("nan")))
     assert isinstance(result.exception, RunTimeout)
