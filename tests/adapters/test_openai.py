@@ -296,6 +296,14 @@ async def test_events_in_every_form_that_the_standard_allows(
         assert (await ask(client))[0].text == "a😀b"
 
 
+async def test_a_byte_order_mark_costs_no_text(client: OpenAIClient, chat_server: ChatServer) -> None:
+    chat_server.answer = frames(
+        b"\xef\xbb\xbf", chunk({"content": "a"}), chunk({"content": "b"}, finish="stop"), "[DONE]"
+    )
+    response, _ = await ask(client, stream=True)
+    assert response.text == "ab"
+
+
 async def test_an_emoji_cut_in_two_is_joined_and_a_lone_half_is_replaced(
     client: OpenAIClient, chat_server: ChatServer
 ) -> None:

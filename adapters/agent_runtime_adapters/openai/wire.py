@@ -15,6 +15,8 @@ from agent_runtime import (
     TextDelta,
 )
 
+_MARK = b"\xef\xbb\xbf"  # with which a stream may begin
+
 
 class Events:
     """Cuts a stream into the data of its server-sent events (WHATWG HTML, section 9.2.6)."""
@@ -34,7 +36,7 @@ class Events:
         # A carriage return may be half of a line end.
         self._rest = [] if lines[-1].endswith(b"\n") else [lines.pop()]
         for line in lines:
-            name, _, value = line.rstrip(b"\r\n").partition(b":")
+            name, _, value = line.rstrip(b"\r\n").removeprefix(_MARK).partition(b":")
             if name == b"data":
                 self._data.append(value.removeprefix(b" "))
             elif not name and not value and self._data:
