@@ -289,10 +289,12 @@ def test_an_output_that_is_not_this_inputs_is_refused_and_left_alone(folder: Pat
     ask(folder, [2, 3])
     (folder / "notes.txt").write_text("my notes, without an end", "utf-8")
     (folder / "data.jsonl").write_text('{"line": 1}\n', "utf-8")
+    (folder / "quiz.jsonl").write_text('{"line":1,"input":"What is 2+2?","success":true}\n', "utf-8")
     for name, message in [
         ("out.jsonl", "out.jsonl is the output of another input: no line of in.jsonl is in it"),
         ("notes.txt", "notes.txt:1 is no line of a batch's output"),
         ("data.jsonl", "data.jsonl:1 is no line of a batch's output"),
+        ("quiz.jsonl", "quiz.jsonl:1 is no line of a batch's output"),
         ("in.jsonl", "in.jsonl is the input"),
     ]:
         before = (folder / name).read_bytes()

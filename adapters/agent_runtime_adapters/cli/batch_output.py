@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Annotated, Any, Literal
 
 import msgspec
 
@@ -38,7 +38,7 @@ class Outcome(msgspec.Struct, frozen=True):
     """A line of the output, as far as going on needs it."""
 
     line: int
-    input: str
+    input: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
     success: bool
     retryable: bool = False
 
