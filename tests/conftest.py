@@ -1,5 +1,6 @@
 """What every test shares: the two event loops and the size of the random search."""
 
+import gc
 import os
 
 import pytest
@@ -16,3 +17,9 @@ settings.load_profile("soak" if os.environ.get("AGENT_RUNTIME_SOAK") == "1" else
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     """Each async test runs once on each event loop."""
     return str(request.param)
+
+
+def pytest_collection_finish() -> None:
+    """What the tests themselves are is not looked at again by each collection of garbage."""
+    gc.collect()
+    gc.freeze()
