@@ -61,8 +61,9 @@ class SingleFlight(Generic[T]):
     ) -> tuple[T, bool]:
         """What `compute()` gives, and true; or what the leader's gave, as `shared(value)` makes it for others, and false.
 
-        Where `shared` says `None` every follower computes itself, all at once, unless the leader is lost; otherwise the leader awaits `keep(value)`
-        when the followers have the value already, and who comes before that has ended gets it too. No value is `None`.
+        Where `shared` says `None` every follower computes itself, all at once, unless the leader is lost; otherwise the
+        leader awaits `keep(value)` when the followers have the value already, and who comes before that has ended gets it
+        too. No value is `None`.
         """
         flight = self._flights.get(key)
         if flight is None:

@@ -40,8 +40,8 @@ class LogRecord(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     Attributes:
         event: `agent_run`, `model_call` or `tool_call`.
-        level: As in `logging`: info for success and a run that waits, warning for a failure that the runtime knows and for a cancellation,
-            error for a bug.
+        level: As in `logging`: info for success and a run that waits, warning for a failure that the runtime knows and for a
+            cancellation, error for a bug.
         user_id: The principal's subject; without a principal, who the context claims to be.
         error: Safe to show: no prompt, no key, no backend's words.
         input_tokens: Of the whole run so far for `agent_run`, of the answer for `model_call`.

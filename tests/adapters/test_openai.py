@@ -10,7 +10,7 @@ import time
 from collections.abc import Coroutine, Generator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import anyio
 import httpx2
@@ -18,7 +18,6 @@ import pytest
 from openai import AsyncOpenAI
 from tests.servers.chat import (
     HANG_UP,
-    USAGE,
     Answer,
     ChatServer,
     Part,
@@ -31,6 +30,7 @@ from tests.servers.chat import (
     serve_chat,
     wire,
 )
+from tests.servers.malformed import malformed
 
 from agent_runtime import (
     AgentConfig,
@@ -493,54 +493,6 @@ async def test_a_server_that_stays_after_the_end_mark_does_not_hold_the_answer(
     assert (await ask(client))[0].text == "hi"
     assert time.monotonic() - started < PROMPTLY
     assert await chat_server.hung_up_within(PROMPTLY)
-
-
-VALUES: list[Any] = [
-    None,
-    True,
-    -1,
-    2**70,
-    0.5,
-    "",
-    "x",
-    "\ud83d",
-    [],
-    [None],
-    {},
-    {"x": 1},
-    [[[]]],
-    float("nan"),
-    "[DONE]",
-]
-
-
-def mutated(value: Any, rng: random.Random) -> Any:
-    """`value` with one thing in it replaced, removed or doubled."""
-    kind = cast("type[object]", type(value))
-    if rng.random() < 0.25 or kind not in {dict, list} or not value:
-        return rng.choice(VALUES)
-    copy = value.copy()
-    place = rng.choice(list(copy) if kind is dict else range(len(copy)))
-    if rng.random() < 0.2:
-        del copy[place]
-    elif kind is list and rng.random() < 0.2:
-        copy.insert(place, copy[place])
-    else:
-        copy[place] = mutated(copy[place], rng)
-    return copy
-
-
-def malformed(rng: random.Random) -> bytes:
-    """One frame that once was well formed."""
-    call = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-    choice = {"index": 0, "delta": {"content": "a", "tool_calls": [call]}, "finish_reason": "stop"}
-    value: Any = {"id": "x", "model": "m", "choices": [choice], "usage": dict(USAGE), "error": None}
-    for _ in range(rng.randint(1, 3)):
-        value = mutated(value, rng)
-    data = bytearray(json.dumps(value).encode())
-    for _ in range(rng.choice([0, 0, 1, 3])):
-        data[rng.randrange(len(data))] = rng.randrange(256)
-    return bytes(data)
 
 
 async def test_malformed_frames_give_an_answer_or_our_error(client: OpenAIClient, chat_server: ChatServer) -> None:

@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Coroutine, Generator
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import anyio
 import pytest
@@ -26,6 +26,7 @@ from tests.servers.chat import (
     say,
     wire,
 )
+from tests.servers.malformed import malformed
 
 from agent_runtime import (
     AgentConfig,
@@ -277,38 +278,6 @@ async def test_silence_is_a_call_timeout(chat_server: ChatServer, name: str, str
 async def test_a_slow_first_token_within_the_timeout_is_an_answer(chat_server: ChatServer) -> None:
     chat_server.answer = say("hi", first=0.1)
     assert (await ask(LiteLLMClient(MODEL, base_url=chat_server.url, timeout=5)))[0].text == "hi"
-
-
-VALUES: list[Any] = [None, True, -1, 2**70, 0.5, "", "x", "\ud83d", [], [None], {}, {"x": 1}, [[[]]], "[DONE]"]
-
-
-def mutated(value: Any, rng: random.Random) -> Any:
-    """`value` with one thing in it replaced, removed or doubled."""
-    kind = cast("type[object]", type(value))
-    if rng.random() < 0.25 or kind not in {dict, list} or not value:
-        return rng.choice(VALUES)
-    copy = value.copy()
-    place = rng.choice(list(copy) if kind is dict else range(len(copy)))
-    if rng.random() < 0.2:
-        del copy[place]
-    elif kind is list and rng.random() < 0.2:
-        copy.insert(place, copy[place])
-    else:
-        copy[place] = mutated(copy[place], rng)
-    return copy
-
-
-def malformed(rng: random.Random) -> bytes:
-    """One frame that once was well formed."""
-    call = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-    choice = {"index": 0, "delta": {"content": "a", "tool_calls": [call]}, "finish_reason": "stop"}
-    value: Any = {"id": "x", "model": "m", "choices": [choice], "usage": dict(USAGE), "error": None}
-    for _ in range(rng.randint(1, 3)):
-        value = mutated(value, rng)
-    data = bytearray(json.dumps(value).encode())
-    for _ in range(rng.choice([0, 0, 1, 3])):
-        data[rng.randrange(len(data))] = rng.randrange(256)
-    return bytes(data)
 
 
 async def test_malformed_frames_give_an_answer_or_our_error(client: LiteLLMClient, chat_server: ChatServer) -> None:

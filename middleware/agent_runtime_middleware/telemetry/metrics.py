@@ -52,8 +52,8 @@ class MetricsMiddleware(BaseMiddleware):
 
     `await bus.subscribe(EventType.CACHE_HIT, metrics.count)` counts events of a type as well.
 
-    Where no provider is set, the layer does nothing but look for one, once a second. What the SDK raises changes nothing about the run; it
-    is counted in `lost`.
+    Where no provider is set, the layer does nothing but look for one, once a second. What the SDK raises changes nothing
+    about the run; it is counted in `lost`.
 
     Cost: one look at a clock per call without an SDK; with one, two looks at a clock and one to three measurements per
     call, and in streamed model calls one more function call per piece.

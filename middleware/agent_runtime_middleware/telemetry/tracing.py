@@ -67,8 +67,8 @@ class TracingMiddleware(BaseMiddleware):
             is not ours only its type. Credentials are never put there.
         max_content: Characters of text in one such attribute.
 
-    Where no provider is set, the layer does nothing but look for one, once a second. What the SDK raises changes nothing about the run; it
-    is counted in `lost`.
+    Where no provider is set, the layer does nothing but look for one, once a second. What the SDK raises changes nothing
+    about the run; it is counted in `lost`.
 
     Cost: one look at a clock per call without an SDK; with one, a span per run and call, nothing per piece of a stream.
     Order: the outermost, so that refusals and all events have their trace. Inside a retry each attempt has a span.

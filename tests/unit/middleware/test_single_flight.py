@@ -93,7 +93,7 @@ async def test_whose_questions_are_one_is_said(share: Any, calls: int) -> None:
 async def test_another_version_is_another_question(stage: Literal["model", "run"]) -> None:
     scene, other = Scene(LATE, stage=stage), Scene(LATE, stage=stage, version="2")
     other.layer._responses = scene.layer._responses  # pyright: ignore[reportPrivateUsage]  # as if of one layer
-    other.layer._results = scene.layer._results  # pyright: ignore[reportPrivateUsage]
+    other.layer._results = scene.layer._results  # pyright: ignore[reportPrivateUsage]  # the same
     async with anyio.create_task_group() as group:
         group.start_soon(scene.ask)
         group.start_soon(other.ask)
