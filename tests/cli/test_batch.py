@@ -325,7 +325,8 @@ def test_a_signal_lets_those_in_flight_end_and_tells_how_to_go_on(
         process.send_signal(number)
         told, errors = process.communicate(timeout=30)
     assert process.returncode == code
-    assert "ending: 8 runs have 10 s; Ctrl-C again cancels them\n" in errors
+    # At that moment one may have ended whose place is not taken yet.
+    assert re.search(r"^ending: [1-8] runs have 10 s; Ctrl-C again cancels them$", errors, re.MULTILINE), errors
     left = re.search(r"^   left        (\d+)$", told, re.MULTILINE)
     assert left is not None
     assert errors.endswith(
