@@ -9,7 +9,7 @@ SOURCES = agent_runtime middleware adapters tests examples benchmarks
 VERSIONS = 3.11 3.12 3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all soak lint types docs bench format constraints clean
+.PHONY: help demo servers test test-all soak lint types docs bench format constraints clean
 
 help:  ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "%-12s %s\n", $$1, $$2 }'
@@ -17,7 +17,10 @@ help:  ## Show this list.
 demo: $(VENV)/.demo-installed  ## Watch an agent answer questions about these docs, and go on after its process was killed.
 	$(VENV)/bin/agent-runtime demo
 
-test: $(VENV)/.dev-installed $(LITELLM_VENV)/.installed  ## Run all tests; core and middleware must be covered to the last branch.
+servers:  ## Install the servers that the tests need (Debian, as root); elsewhere say which URL is missing.
+	.ci/servers
+
+test: servers $(VENV)/.dev-installed $(LITELLM_VENV)/.installed  ## Run all tests; core and middleware must be covered to the last branch.
 	$(RUN) coverage erase
 	$(RUN) coverage run -m pytest -n $(WORKERS)
 	$(RUN) coverage combine --quiet
@@ -31,7 +34,7 @@ test-all:  ## Run all tests on Python 3.11, 3.12 and 3.13, each in an environmen
 		$(MAKE) --no-print-directory test VENV=.venv-$$version PYTHON="$$(.ci/find-python $$version)"; \
 	done
 
-soak: $(VENV)/.dev-installed $(LITELLM_VENV)/.installed  ## Run all tests with the full counts of faults, cancellations and random inputs; write the table in docs/.
+soak: servers $(VENV)/.dev-installed $(LITELLM_VENV)/.installed  ## Run all tests with the full counts of faults, cancellations and random inputs; write the table in docs/.
 	@mkdir -p build/faults
 	AGENT_RUNTIME_SOAK=1 $(RUN) pytest -n $(WORKERS) --junitxml=build/faults/soak.xml
 	AGENT_RUNTIME_SOAK=1 $(LITELLM_VENV)/bin/python -m pytest tests/adapters_litellm

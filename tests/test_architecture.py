@@ -29,7 +29,10 @@ COMPOSITION_ROOTS = ("agent_runtime_adapters/cli/", "agent_runtime_middleware/pr
 CORE_LIBRARIES = {"anyio", "msgspec", "pydantic", "typing_extensions"}
 TESTING_LIBRARIES = CORE_LIBRARIES | {"hypothesis", "pytest", "trio"}
 # Parts of a library that have an import name of their own.
-LIBRARY_OF = {"httpx2": "openai"}  # the transport of openai's client; whoever sets its timeouts and pool names both
+LIBRARY_OF = {
+    "httpx2": "openai",  # the transport of openai's client; whoever sets its timeouts and pool names both
+    "bson": "pymongo",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,6 +119,8 @@ from agent_runtime.session_store import (
 from agent_runtime.sessions import SessionManager
 from agent_runtime.stand_ins import StandIns
 from agent_runtime.state import State, StateKey
+from agent_runtime.store_server import ServerStore, StoreServer
+from agent_runtime.stores import OpenStores, Stores, open_memory, open_stores
 from agent_runtime.stream import (
     Emit,
     Envelope,
@@ -235,6 +237,7 @@ __all__ = (
     "ModelStarted",
     "NotFound",
     "OnBusy",
+    "OpenStores",
     "OutcomeUnknown",
     "OutputInvalid",
     "Owner",
@@ -267,6 +270,7 @@ __all__ = (
     "RunTimeout",
     "RuntimeClosed",
     "Secret",
+    "ServerStore",
     "Session",
     "SessionConflict",
     "SessionContent",
@@ -282,12 +286,14 @@ __all__ = (
     "State",
     "StateKey",
     "StoreOutage",
+    "StoreServer",
     "StoreUnavailable",
     "StoredCheckpoint",
     "StoredLease",
     "StoredRun",
     "StoredSession",
     "StoredValue",
+    "Stores",
     "StreamEvent",
     "SubscriberStats",
     "Suspended",
@@ -325,6 +331,8 @@ __all__ = (
     "load_plugin",
     "model_answer_key",
     "model_middleware",
+    "open_memory",
+    "open_stores",
     "reaches",
     "repair_text",
     "retry_model",

@@ -106,10 +106,10 @@ class Background:
         """Cancel the jobs and wait for them. Idempotent; cancelled, it still gives them 5 s before it returns."""
         self._cancel()
         try:
-            await self._all_ended()
+            await self.ended()
         finally:
             with anyio.move_on_after(_LAST_WORDS, shield=True):
-                await self._all_ended()
+                await self.ended()
 
     async def __aenter__(self) -> Self:
         self.check_loop()
@@ -166,7 +166,8 @@ class Background:
         for scope in tuple(self._jobs):
             scope.cancel()
 
-    async def _all_ended(self) -> None:
+    async def ended(self) -> None:
+        """Return when no job is left."""
         while self._jobs:
             if self._idle is None:
                 self._idle = anyio.Event()
