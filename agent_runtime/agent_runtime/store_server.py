@@ -5,7 +5,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import anyio
 
@@ -165,7 +165,7 @@ class StoreServer(ABC, Generic[C]):
         await self.rest()
 
 
-S = TypeVar("S", bound=StoreServer[object])
+S = TypeVar("S", bound=StoreServer[Any])
 
 
 class ServerStore(Generic[S]):

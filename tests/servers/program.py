@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import ClassVar
@@ -95,7 +95,7 @@ class Program(ABC):
 
 
 @contextmanager
-def served(kind: type[Program]) -> Iterator[str]:
+def served(kind: type[Program]) -> Generator[str]:
     """The URL of the server that the environment names, or of one that runs until the end of the block."""
     given = os.environ.get(kind.variable)
     if given:
@@ -106,7 +106,7 @@ def served(kind: type[Program]) -> Iterator[str]:
 
 
 @contextmanager
-def running(kind: type[Program]) -> Iterator[Program]:
+def running(kind: type[Program]) -> Generator[Program]:
     """A server of the test's own, whatever the environment names: it may be stopped and killed."""
     program = kind()
     try:

@@ -1,0 +1,81 @@
+"""`open_stores`: a backend by its URL."""
+
+from pathlib import Path
+
+import pytest
+from tests.distributions import install, put_on_path
+
+from agent_runtime import ConfigurationError, Owner, SessionFields, SessionQuota, Stores, open_stores
+
+STORES = "agent_runtime.stores"
+ANN = Owner(tenant_id=None, user_id="ann")
+
+OPENER = """
+from agent_runtime import Stores, open_stores
+
+
+def open_shelf(url: str, *, width: int = 1) -> Stores:
+    return open_stores("memory:")
+"""
+
+
+async def make_session(stores: Stores) -> None:
+    fields = SessionFields(agent_id="support", data=b"")
+    await stores.sessions.create(ANN, "s", fields, SessionQuota(ttl=60), operation="o")
+
+
+async def test_a_service_moves_to_a_file_by_changing_the_url(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/stores.db"
+    async with open_stores(url) as stores:
+        await make_session(stores)
+        await stores.key_values.set(ANN, "k", b"v", ttl=60)
+        assert repr(stores) == f"Stores({url})"
+    async with open_stores(url, synchronous="NORMAL") as stores:
+        assert await stores.sessions.count(ANN) == 1
+        assert await stores.key_values.get(ANN, "k") is not None
+        assert await stores.rate_limits.take(()) is not None
+        assert await stores.event_log.read(ANN, "s") is None
+    await stores.aclose()
+
+
+@pytest.mark.parametrize("url", ["memory:", "memory://", "Memory:"])
+async def test_stores_in_memory_are_new_each_time(url: str) -> None:
+    async with open_stores(url, clock=lambda: 5.0) as stores:
+        await make_session(stores)
+    session = await stores.sessions.read(ANN, "s")
+    assert session is not None
+    assert session.created_at == 5.0
+    assert await open_stores(url).sessions.count(ANN) == 0
+    await stores.aclose()
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("sessions.db", "begins with its scheme, as in sqlite:///file.db"),
+        ("", "begins with its scheme"),
+        ("://:hunter2@host", "begins with its scheme"),
+        (
+            "sqlit:///x.db",
+            r"no installed distribution opens stores at 'sqlit' \(did you mean 'sqlite'\?\); there are: .*memory",
+        ),
+        ("sqlite:", "sqlite:///relative.db or sqlite:////absolute.db"),
+        ("sqlite:///", "sqlite:///relative.db or sqlite:////absolute.db"),
+        ("memory:x", "write memory:"),
+    ],
+)
+def test_a_url_that_names_no_store_is_refused_with_what_there_is(url: str, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words) as caught:
+        open_stores(url)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_an_option_that_the_backend_does_not_take_is_named() -> None:
+    with pytest.raises(ConfigurationError, match=r"stores at memory: .*'colour'"):
+        open_stores("memory:", colour="red")
+
+
+async def test_a_distribution_adds_a_scheme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, "shelf", {"shelf": "shelf:open_shelf"}, group=STORES, shelf=OPENER)
+    put_on_path(tmp_path, monkeypatch)
+    assert await open_stores("shelf://wall", width=3).sessions.count(ANN) == 0
