@@ -89,6 +89,7 @@ async def test_a_healthy_proxy_passes_everything_on(proxy: Proxy, server: LineSe
     [
         (Fault(kind=FaultKind.CUT_BEFORE_FORWARD), b"|cut", []),
         (Fault(kind=FaultKind.CUT_AFTER_FORWARD), b"|cut", [b"one"]),
+        (Fault(kind=FaultKind.CUT_IN_ANSWER, at=3), b"ans|cut", [b"one"]),
         (Fault(kind=FaultKind.TRUNCATE), b"|cut", [b"one"]),
         (Fault(kind=FaultKind.TRUNCATE, at=4), b"answ|cut", [b"one"]),
         (Fault(kind=FaultKind.TRUNCATE, at=99), b"answer to one", [b"one"]),
@@ -104,6 +105,16 @@ async def test_a_fault_does_what_it_says(
     proxy.fault = fault
     assert await exchange(proxy, b"one", patience=10 if answer else 0.1) == answer
     assert server.received == received
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [FaultKind.CUT_BEFORE_FORWARD, FaultKind.CUT_AFTER_FORWARD, FaultKind.CUT_IN_ANSWER, FaultKind.TRUNCATE],
+)
+async def test_a_fault_that_strikes_once_is_over_with_the_first_connection(proxy: Proxy, kind: FaultKind) -> None:
+    proxy.fault = Fault(kind=kind, once=True)
+    assert await exchange(proxy, b"one") == b"|cut"
+    assert await exchange(proxy, b"two") == b"answer to two"
 
 
 async def test_a_fault_strikes_an_open_connection_and_its_answers_count_from_the_connection_s_start(

@@ -20,6 +20,8 @@ class FaultKind(StrEnum):
     """The connection ends with the first bytes of a request, which the server never sees."""
     CUT_AFTER_FORWARD = "cut after forward"
     """The server gets the request; the connection ends with the first bytes of its answer, which the client never sees."""
+    CUT_IN_ANSWER = "cut in answer"
+    """The connection ends after byte `at` of the next piece of an answer."""
     DELAY = "delay"
     """Each piece of an answer arrives `seconds` later."""
     TRICKLE = "trickle"
@@ -31,11 +33,15 @@ class FaultKind(StrEnum):
 
 
 class Fault(Value, frozen=True, kw_only=True):
-    """One fault: `seconds` belongs to delay and trickle, `at` (bytes) to truncate."""
+    """One fault: `seconds` belongs to delay and trickle, `at` (bytes) to cut in answer and truncate.
+
+    One that is to strike `once` is over with the first connection that it has ended.
+    """
 
     kind: FaultKind = FaultKind.NONE
     seconds: float = 0.0
     at: int = 0
+    once: bool = False
 
 
 HEALTHY = Fault()
@@ -57,6 +63,12 @@ class Proxy:
         self.fault = fault
         self.connections = 0
         self._target = host, port
+
+    def cut(self) -> bool:
+        """False, which ends a connection; with it ends a fault that strikes once."""
+        if self.fault.once:
+            self.fault = HEALTHY
+        return False
 
     async def serve(self, *, task_status: TaskStatus[AsyncResource]) -> None:
         """Accept connections until the listener, which is what the task starts with, is closed."""
@@ -92,7 +104,7 @@ class _Requests:
         """Pass `piece` on as the fault has it; false to cut the connection."""
         kind = self._proxy.fault.kind
         if kind is FaultKind.CUT_BEFORE_FORWARD:
-            return False
+            return self._proxy.cut()
         if kind is not FaultKind.BLACKHOLE:
             await sink.send(piece)
         return True
@@ -108,7 +120,10 @@ class _Answers:
         fault = self._proxy.fault
         match fault.kind:
             case FaultKind.CUT_BEFORE_FORWARD | FaultKind.CUT_AFTER_FORWARD:
-                return False
+                return self._proxy.cut()
+            case FaultKind.CUT_IN_ANSWER:
+                await sink.send(piece[: fault.at])
+                return self._proxy.cut()
             case FaultKind.BLACKHOLE:
                 return True
             case FaultKind.TRICKLE:
@@ -116,7 +131,7 @@ class _Answers:
                 return True
             case FaultKind.TRUNCATE if self._passed + len(piece) >= fault.at:
                 await sink.send(piece[: max(0, fault.at - self._passed)])
-                return False
+                return self._proxy.cut()
             case _:
                 await anyio.sleep(fault.seconds)
                 await sink.send(piece)
