@@ -43,6 +43,7 @@ from agent_runtime import (
     shared_response,
     shared_result,
 )
+from agent_runtime_middleware.cache.claims import Claims, Pauses
 from agent_runtime_middleware.cache.entries import (
     RESPONSES,
     RESULTS,
@@ -62,7 +63,7 @@ class CacheStats(msgspec.Struct, kw_only=True):
     Attributes:
         hits: Answered from the store.
         stale_hits: Answered from the store after `ttl`.
-        shared: Answered with the answer to another caller who asked the same at the same time.
+        shared: Answered with the answer to another caller who asked the same at the same time, in any process.
         misses: Asked, also where that failed.
         store_failures: Reads and writes of the store that failed or took too long.
         unreadable: Values of the store that were damaged, of a newer version, or another question's.
@@ -87,6 +88,9 @@ class CacheMiddleware(BaseMiddleware):
         stage: "model": one model call; "run": a whole run, only where it has no session.
         share: To whom an answer is given: the user for whom it was made, that user's tenant, or everyone.
         version: Whatever shapes the answer, or the right to it, and is not in the key; see `run_answer_key`.
+        claim: Seconds for which a process claims a question in the store while it asks, so that those who miss the same answer
+            in other processes wait for it; one that is killed leaves them waiting for so long. 0: each process asks for
+            itself. Costs an `add`, a `get` and a `delete` for each miss.
         timeout: Seconds for one operation of the store, which never takes more than half of the time that is left.
         max_bytes: Larger answers are not kept.
         clock: Unix seconds, like the store's. Ages are told by it, and what is stale; when an answer goes, the store says.
@@ -117,11 +121,12 @@ class CacheMiddleware(BaseMiddleware):
         stage: Literal["model", "run"] = "model",
         share: Share = "user",
         version: str = "",
+        claim: float = 0.0,
         timeout: float = 1.0,
         max_bytes: int = 1 << 20,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        _check(ttl=ttl, stale=stale, timeout=timeout, stage=stage, share=share, max_bytes=max_bytes)
+        _check(ttl=ttl, stale=stale, claim=claim, timeout=timeout, stage=stage, share=share, max_bytes=max_bytes)
         if not (store is None or (hasattr(store, "get") and hasattr(store, "set"))):
             raise ConfigurationError(f"CacheMiddleware(store=...): a {type(store).__name__} is no KeyValueStore")
         self.ttl = float(ttl)
@@ -136,6 +141,7 @@ class CacheMiddleware(BaseMiddleware):
         self._waits = (
             type(self._store) is not MemoryKeyValueStore
         )  # which never suspends: a timer for it would be waste
+        self._claims = Claims(self._store, claim) if claim else None
         self._clock = clock
         self._flight = SingleFlight[Any]()
         self._outage = StoreOutage()
@@ -186,29 +192,70 @@ class CacheMiddleware(BaseMiddleware):
         if found is not None and (not found.stale or question.key in self._flight):
             return await self._given(question, found)
         try:
-            return await self._asked(question)
+            return await self._asked(question, found)
         except AgentRuntimeError as error:
             if found is None or not _may_pass(error) or not question.context.can_restart(question.step):
                 raise
         await question.emit(Reset(step=question.step))
         return await self._given(question, found)
 
-    async def _asked(self, question: "_Question[T]") -> T:
-        def ask() -> Awaitable[T]:
+    async def _asked(self, question: "_Question[T]", old: "_Found[T] | None") -> T:
+        async def ask() -> T:
+            if self._claims is not None and not self._claims.has(question.key):
+                other = await self._asked_elsewhere(self._claims, question, old)
+                if other is not None:
+                    return (
+                        await self._given(question, other)
+                        if other.stale
+                        else await self._shared(question, other.answer)
+                    )
             self.stats.misses += 1
-            return question.ask()
+            return await question.ask()
 
         answer: T
-        answer, asked = await self._flight.share(
-            question.key,
-            ask,
-            owner=question.context.owner,
-            shared=question.shared,
-            keep=partial(self._keep, question),
-        )
-        if not asked:
-            self.stats.shared += 1
-            await self._tell(question.context, age=0.0, stale=False)
+        try:
+            answer, asked = await self._flight.share(
+                question.key,
+                ask,
+                owner=question.context.owner,
+                shared=question.shared,
+                keep=partial(self._keep, question),
+            )
+        finally:
+            if self._claims is not None and question.key not in self._flight:
+                await self._give_back(self._claims, question)
+        return answer if asked else await self._shared(question, answer)
+
+    async def _asked_elsewhere(
+        self, claims: Claims, question: "_Question[T]", old: "_Found[T] | None"
+    ) -> "_Found[T] | None":
+        """The answer that another process was asking for; `None` when this caller is to ask, with the claim or without."""
+        try:
+            if await self._in_time(claims.take(question.key)):
+                found = await self._find(question)  # the process that had it before may have kept its answer since
+                return None if found is None or found.stale else found
+            if old is not None:
+                return old
+            pauses, is_taken = Pauses(claims.seconds), True
+            while is_taken and await pauses.wait():
+                is_taken = await self._in_time(claims.is_taken(question.key))
+                found = await self._find(question)
+                if found is not None:
+                    return found
+        except _STORE_FAILURES as error:
+            await self._store_failed(question.context, error)
+        return None
+
+    async def _give_back(self, claims: Claims, question: "_Question[T]") -> None:
+        with anyio.CancelScope(shield=True):  # those who wait elsewhere should not wait for the end of its time
+            try:
+                await self._in_time(claims.give_back(question.key))
+            except _STORE_FAILURES as error:
+                await self._store_failed(question.context, error)
+
+    async def _shared(self, question: "_Question[T]", answer: T) -> T:
+        self.stats.shared += 1
+        await self._tell(question.context, age=0.0, stale=False)
         return answer
 
     async def _given(self, question: "_Question[T]", found: "_Found[T]") -> T:
@@ -280,12 +327,13 @@ def _may_pass(error: AgentRuntimeError) -> bool:
     return isinstance(error, RateLimited | Unavailable) and not isinstance(error, RunTimeout | RuntimeClosed)
 
 
-def _check(*, ttl: float, stale: float, timeout: float, stage: str, share: str, max_bytes: int) -> None:
+def _check(*, ttl: float, stale: float, claim: float, timeout: float, stage: str, share: str, max_bytes: int) -> None:
     for name, seconds in (("ttl", ttl), ("timeout", timeout)):
         if not 0 < seconds < math.inf:
             raise ConfigurationError(f"CacheMiddleware({name}={seconds!r}): seconds, above 0 and finite")
-    if not 0 <= stale < math.inf:
-        raise ConfigurationError(f"CacheMiddleware(stale={stale!r}): seconds, from 0 and finite")
+    for name, seconds in (("stale", stale), ("claim", claim)):
+        if not 0 <= seconds < math.inf:
+            raise ConfigurationError(f"CacheMiddleware({name}={seconds!r}): seconds, from 0 and finite")
     if stage not in ("model", "run"):
         raise ConfigurationError(f'CacheMiddleware(stage={stage!r}): "model" or "run"')
     if share not in get_args(Share):
