@@ -129,11 +129,12 @@ async def keys_claimed() -> set[str]:
     return found
 
 
-def two_later(*script: Any) -> tuple[Scene, Scene, Callable[[], None]]:
-    """Two processes, and what makes eleven seconds pass: answers are old after ten."""
+def two_later(old: str, new: ScriptedReply) -> tuple[Scene, Scene, Callable[[], None]]:
+    """Two processes, of which the first is asked before the other, and what makes eleven seconds pass: answers are old then."""
     clock = Clock()
     store = waited(MemoryKeyValueStore(clock=clock))
-    first, second = two(*script, store=store, ttl=10.0, stale=60.0, repeat=False)
+    first = Scene(old, new, store=store, claim=5.0, ttl=10.0, stale=60.0)
+    second = Scene(new, store=store, claim=5.0, ttl=10.0, stale=60.0)
 
     def later() -> None:
         for each in (clock, first.clock, second.clock):
@@ -153,7 +154,7 @@ async def test_who_has_an_old_answer_does_not_wait_for_the_new_one() -> None:
 
 
 async def test_one_that_asks_anew_is_not_given_the_old_answer() -> None:
-    first, second, later = two_later("Old.", "New.")
+    first, second, later = two_later("Old.", ScriptedReply(text="New."))
     await first.ask()
     later()
     assert (await first.ask()).output == "New."
