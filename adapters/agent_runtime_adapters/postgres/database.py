@@ -1,0 +1,173 @@
+"""One pool of connections, and one schema: what the stores of this folder share."""
+
+import re
+from collections.abc import Sequence
+from functools import cache
+from typing import Literal, TypeAlias, TypedDict
+from urllib.parse import urlsplit
+
+import anyio
+import asyncpg
+
+from agent_runtime import AgentRuntimeError, ConfigurationError, StoreServer
+from agent_runtime_adapters.postgres.failures import is_lost, is_undone, translated, unreached
+from agent_runtime_adapters.postgres.fitness import Durability, check
+from agent_runtime_adapters.postgres.migrations import migrate
+
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+
+_SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+_PLACE = re.compile(r"[A-Za-z0-9.,:%_\[\]-]*")
+_LAST_WORDS = 1.0  # seconds for the connections to say goodbye
+_WAITING = 0.5  # of the timeout, for a free connection: the rest is for the call
+
+
+class DatabaseOptions(TypedDict, total=False):
+    """What `PostgresDatabase` takes besides the URL."""
+
+    schema: str
+    timeout: float
+    max_connections: int
+    statement_cache_size: int
+    durability: Durability
+
+
+class PostgresDatabase(StoreServer[Pool]):
+    """A PostgreSQL database, 13 or later, that several stores of one process may share.
+
+    Each operation is one statement, which calls a function of the schema: one round trip, and one transaction by itself.
+    Nothing is kept in a database session, so PgBouncer may stand between, in transaction mode too. The first connection
+    looks whether the server is fit, and makes or upgrades the schema, safely from many processes at once.
+
+    Args:
+        url: `postgresql://user:password@host:port/database?sslmode=…`, with several hosts if `target_session_attrs` says
+            which of them is meant. Signs such as `@`, `/` and `?` in a user or password are percent-encoded.
+        schema: Where the tables and functions are: lower-case letters, digits and `_`. Nothing else may be in it.
+        timeout: Seconds for each call, half of which may go by until a connection is free.
+        max_connections: How many are opened at most; a call whose session is being written holds one.
+        statement_cache_size: Statements that each connection keeps prepared. 0 for a PgBouncer that keeps none.
+        durability: `"volatile"` accepts a server that may lose what it has acknowledged: without fsync, or with
+            `synchronous_commit` off.
+
+    Raises `ConfigurationError` for a URL or an option that it does not take; later, for a server that is not fit, and a
+    schema of something else or of a newer version.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        schema: str = "agent_runtime",
+        timeout: float = 5.0,
+        max_connections: int = 10,
+        statement_cache_size: int = 100,
+        durability: Durability = "durable",
+    ) -> None:
+        super().__init__(f"PostgreSQL at {_place(url)}", timeout=timeout)
+        if not _SCHEMA.fullmatch(schema) or schema.startswith("pg_"):
+            raise ConfigurationError(
+                f"schema is {schema!r}, and must be 1 to 63 lower-case letters, digits and _, not beginning with a digit or pg_"
+            )
+        if max_connections < 1 or statement_cache_size < 0:
+            raise ConfigurationError("max_connections must be 1 or more, and statement_cache_size 0 or more")
+        if durability not in ("durable", "volatile"):
+            raise ConfigurationError(f"durability is {durability!r}, and must be 'durable' or 'volatile'")
+        self.schema = schema
+        self._url = url
+        self._max_connections = max_connections
+        self._statement_cache_size = statement_cache_size
+        self._durability: Durability = durability
+
+    async def call(
+        self, function: str, *values: object, writes: bool = True, repeatable: bool = False
+    ) -> Sequence["asyncpg.Record"]:
+        """The rows that `function` of the schema gives for the values, in one round trip and one transaction.
+
+        What the server itself has undone (a deadlock, a shutdown before the commit) is asked for again, once. `writes` and
+        `repeatable` as in `do`, which says what is raised.
+        """
+        statement = _statement(self.schema, function, len(values))
+
+        async def called(pool: Pool) -> Sequence["asyncpg.Record"]:
+            try:
+                return await self._fetched(pool, statement, values)
+            except asyncpg.PostgresError as error:
+                if not is_undone(error):
+                    raise
+            return await self._fetched(pool, statement, values)
+
+        return await self.do(called, writes=writes, repeatable=repeatable)
+
+    async def connect(self) -> Pool:
+        try:
+            pool = await asyncpg.create_pool(
+                self._url,
+                min_size=0,
+                max_size=self._max_connections,
+                statement_cache_size=self._statement_cache_size,
+                connection_class=_Connection,
+            )
+        except Exception as error:
+            raise unreached(error, self.name) from error
+        try:
+            await self._prepared(pool)
+        except BaseException:
+            pool.terminate()
+            raise
+        return pool
+
+    async def _prepared(self, pool: Pool) -> None:
+        try:
+            async with pool.acquire() as connection:
+                await check(connection, self.name, self._durability)
+                await migrate(connection, self.name, self.schema)
+        except AgentRuntimeError:
+            raise
+        except Exception as error:
+            raise unreached(error, self.name) from error
+
+    async def disconnect(self, connection: Pool) -> None:
+        with anyio.move_on_after(_LAST_WORDS):
+            await connection.close()
+
+    def translated(self, error: Exception) -> AgentRuntimeError | None:
+        return translated(error, self.name)
+
+    async def _fetched(self, pool: Pool, statement: str, values: Sequence[object]) -> Sequence["asyncpg.Record"]:
+        try:
+            connection = await pool.acquire(timeout=self.timeout * _WAITING)
+        except Exception as error:  # nothing was sent, whatever it is
+            raise unreached(error, self.name) from error
+        try:
+            return await connection.fetch(statement, *values)
+        except Exception as error:
+            if is_lost(error):  # so may be the others: each is opened again before it is used
+                await pool.expire_connections()
+            raise
+        finally:
+            await pool.release(connection)
+
+
+class _Connection(asyncpg.Connection):
+    """One on which nothing is left between two calls, so that giving it back needs no round trip."""
+
+    def get_reset_query(self) -> Literal[""]:
+        return ""
+
+
+@cache
+def _statement(schema: str, function: str, values: int) -> str:
+    return f'SELECT * FROM "{schema}".{function}({", ".join(f"${number}" for number in range(1, values + 1))})'
+
+
+def _place(url: str) -> str:
+    """Host and port, without user and password, which a URL that is not encoded well may have anywhere."""
+    parts = urlsplit(url) if url.startswith(("postgresql://", "postgres://")) else None
+    _, _, place = ("", "", "") if parts is None else parts.netloc.rpartition("@")
+    misplaced = parts is None or "@" in parts.path + parts.fragment or ("@" in parts.query and not parts.path)
+    if misplaced or not _PLACE.fullmatch(place):
+        raise ConfigurationError(
+            "a PostgreSQL URL is postgresql://user:password@host:port/database, with the signs in user and password"
+            " percent-encoded"
+        )
+    return place or "its default place"

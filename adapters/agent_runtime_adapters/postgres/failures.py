@@ -1,0 +1,110 @@
+"""What PostgreSQL and its driver say, in our words. Nothing else in this folder knows SQLSTATEs."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import asyncpg
+
+from agent_runtime import (
+    AgentRuntimeError,
+    ConfigurationError,
+    CorruptRecord,
+    InvalidInput,
+    LimitExceeded,
+    OutcomeUnknown,
+    StoreUnavailable,
+)
+
+# Of these the server says that it has undone all of the statement, and that the same may go well at once.
+_UNDONE = frozenset({"40001", "40P01", "57P01", "57P05"})
+_LOST = frozenset({"08000", "08003", "08006", "08007", "08P01", "40003", "57P02"})
+
+# By SQLSTATE, or its first two characters; {} is the server's name. Each statement is a transaction: what failed is undone.
+_UNAVAILABLE: Mapping[str, str] = MappingProxyType(
+    {
+        "08": "{} refused the connection",
+        "40": "{} undid it twice for the sake of others who wrote the same: try again",
+        "53": "{} has not enough memory or resources",
+        "53300": "{} has no free connections: raise its max_connections, or lower max_connections of the stores",
+        "55": "{} has it locked for longer than its lock_timeout",
+        "57": "{} stopped it: it is shutting down, or has a statement_timeout that is too short",
+        "57P03": "{} is starting up or shutting down",
+        "25006": "{} takes no writes: it is a replica, or was made read-only",
+    }
+)
+_STUCK: Mapping[str, str] = MappingProxyType(
+    {
+        "53100": "{} has no room on its disk: nothing was written. Free some space",
+        "58": "{} had its disk fail: look at its log",
+        "3F": "{} has no such schema any more: somebody has removed it; connect again to have it made",
+        "42": "{} has other tables or functions in the schema than this library made: somebody has changed them",
+    }
+)
+_MISCONFIGURED: Mapping[str, str] = MappingProxyType(
+    {
+        "28": "{} refuses this user, or the password",
+        "3D": "{} has no such database: make it first",
+        "42501": "{} does not let this user do it: it needs to own the schema, or CREATE on the database to make it",
+        "26": "{} has a PgBouncer before it that keeps no prepared statements: set statement_cache_size=0",
+        "42P05": "{} has a PgBouncer before it that keeps no prepared statements: set statement_cache_size=0",
+    }
+)
+
+
+def is_undone(error: asyncpg.PostgresError) -> bool:
+    """Whether nothing was done, and the same may go well when it is asked for again at once."""
+    return error.sqlstate in _UNDONE
+
+
+def is_lost(error: Exception) -> bool:
+    """Whether the connection is of no more use, and others of the pool may be no better."""
+    return isinstance(error, OSError) or _state(error) in {*_LOST, "57P01", "25006"}
+
+
+def translated(error: Exception, name: str) -> AgentRuntimeError | None:
+    """The error for the caller; `None` for one that is not the driver's."""
+    if isinstance(error, asyncpg.DataError | asyncpg.exceptions.DataError):
+        return InvalidInput("a value is of a type that cannot be stored, or text that is not Unicode")
+    if isinstance(error, OSError) or _state(error) in _LOST:
+        return OutcomeUnknown(
+            f"{name} was lost before it answered: the change may be there, or not; read it, or repeat it with the same"
+            " operation id"
+        )
+    if isinstance(error, asyncpg.PostgresError):
+        return _said(error.sqlstate or "", name)
+    if isinstance(error, asyncpg.InterfaceError) and not isinstance(error, asyncpg.InternalClientError):
+        return StoreUnavailable(f"{name} has closed the connection")
+    return None
+
+
+def unreached(error: Exception, name: str) -> AgentRuntimeError:
+    """The error of a call for which there was no connection, so that nothing was done."""
+    if isinstance(error, TimeoutError):
+        return StoreUnavailable(f"{name} had no connection free in time, and took no other (max_connections, timeout)")
+    ours = translated(error, name)
+    if isinstance(error, asyncpg.ClientConfigurationError | ValueError):
+        return ConfigurationError(f"{name} cannot be reached as the URL says: one of its parameters is wrong")
+    return StoreUnavailable(f"{name} cannot be reached") if ours is None or isinstance(ours, OutcomeUnknown) else ours
+
+
+def _state(error: Exception) -> str | None:
+    return error.sqlstate if isinstance(error, asyncpg.PostgresError) else None
+
+
+def _said(state: str, name: str) -> AgentRuntimeError:
+    for key in (state, state[:2]):
+        if key in _UNAVAILABLE:
+            return StoreUnavailable(_UNAVAILABLE[key].format(name))
+        if key in _STUCK:
+            return StoreUnavailable(_STUCK[key].format(name), retryable=False)
+        if key in _MISCONFIGURED:
+            return ConfigurationError(_MISCONFIGURED[key].format(name))
+    if state in ("XX001", "XX002"):
+        return CorruptRecord(f"{name} has found damaged data: keep a copy, and restore it from a backup")
+    if state.startswith("54"):
+        return LimitExceeded(f"a value is larger than {name} can hold")
+    if state.startswith("22"):
+        return InvalidInput("a value is text or a number that PostgreSQL cannot hold")
+    return StoreUnavailable(
+        f"{name} refused it (SQLSTATE {state}): nothing was written; look at its log", retryable=False
+    )
