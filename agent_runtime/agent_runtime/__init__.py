@@ -116,6 +116,7 @@ from agent_runtime.session_store import (
     StoredRun,
     StoredSession,
 )
+from agent_runtime.session_transfer import exported_session_id
 from agent_runtime.sessions import SessionManager
 from agent_runtime.stand_ins import StandIns
 from agent_runtime.state import State, StateKey
@@ -325,6 +326,7 @@ __all__ = (
     "decode_event",
     "encode_event",
     "error_type_of",
+    "exported_session_id",
     "installed_plugins",
     "layer_options",
     "layer_stages",

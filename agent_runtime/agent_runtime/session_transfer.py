@@ -1,17 +1,20 @@
 """The part of the session manager that takes a session out as bytes and puts it into a store again."""
 
+from hashlib import sha256
 from typing import Any
 
 import msgspec
 
 from agent_runtime.errors import CorruptRecord, InvalidInput
-from agent_runtime.ids import new_id, new_secret_id
+from agent_runtime.ids import new_secret_id
 from agent_runtime.payload import check_id, copy_json
 from agent_runtime.records import decode_record, decoder_of, encode_record
 from agent_runtime.session_access import SessionAccess, check_session
-from agent_runtime.session_data import Session, values_of
+from agent_runtime.session_data import Session, session_of, values_of
 from agent_runtime.session_store import MessageBatch, Refusal, SessionContent, StoredCheckpoint
 from agent_runtime.types import Message, Owner, Value
+
+_WHAT = "the exported session"
 
 
 class ExportedCheckpoint(Value, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -31,9 +34,20 @@ class ExportedSession(Value, frozen=True, kw_only=True, tag="session", forbid_un
     metadata: dict[str, Any]
     messages: tuple[Message, ...]
     checkpoints: tuple[ExportedCheckpoint, ...]
+    closed: bool = False
+
+
+class _Named(Value, frozen=True, tag="session"):
+    session_id: str
 
 
 _decoder: msgspec.msgpack.Decoder[ExportedSession] = decoder_of(ExportedSession)
+_names: msgspec.msgpack.Decoder[_Named] = decoder_of(_Named)
+
+
+def exported_session_id(data: bytes) -> str:
+    """The id that a session had where it was exported. Raises `CorruptRecord` for what is no export."""
+    return decode_record(data, _names, _WHAT).session_id
 
 
 class SessionTransfer(SessionAccess):
@@ -55,6 +69,7 @@ class SessionTransfer(SessionAccess):
                 session_id=session_id,
                 agent_id=stored.fields.agent_id,
                 metadata=values_of(stored.fields.data, f"session {session_id!r}"),
+                closed=stored.fields.closed,
                 messages=tuple(messages),
                 checkpoints=tuple(
                     ExportedCheckpoint(
@@ -70,15 +85,18 @@ class SessionTransfer(SessionAccess):
     async def import_session(self, data: bytes, *, owner: Owner, session_id: str | None = None) -> Session:
         """Make a session of what `export` gave, under a new id or the one that is asked for, as one step.
 
+        Its checkpoints are numbered anew, in their order. The same `data` under the same id again changes nothing, and
+        gives the session as it is now, whatever happened to it since: an import that was cut short can be done again.
+
         Raises `CorruptRecord` for what is no such export, `InvalidInput` and `LimitExceeded` for content that could not
-        have been stored, `SessionConflict` when the owner has a session of this id.
+        have been stored, `SessionConflict` when the owner has a session of this id that was not made of this `data`.
         """
-        exported = decode_record(data, _decoder, "the exported session")
+        exported = decode_record(data, _decoder, _WHAT)
         if exported.schema != 1:
             raise CorruptRecord(f"the exported session has schema {exported.schema}, and this version reads 1")
         name = new_secret_id() if session_id is None else session_id
         check_session(owner, name)
-        fields = self._fields(exported.agent_id, exported.metadata)
+        fields = msgspec.structs.replace(self._fields(exported.agent_id, exported.metadata), closed=exported.closed)
         content = SessionContent(
             messages=self._whole(exported.messages), checkpoints=tuple(map(self._stored, exported.checkpoints))
         )
@@ -88,11 +106,12 @@ class SessionTransfer(SessionAccess):
         ):
             raise InvalidInput("the exported session has checkpoints that do not fit together")
         await self._sweep()
-        operation = new_id()
+        there = session_id is not None and await self._ask(self._store.read(owner, name)) is not None
+        operation = sha256(data).hexdigest()
         outcome = await self._do(
             lambda: self._store.create(owner, name, fields, self._quota, operation=operation, content=content)
         )
-        return await self._created(owner, name, outcome)
+        return session_of(owner, self._granted(outcome, name)) if there else await self._created(owner, name, outcome)
 
     def _whole(self, messages: tuple[Message, ...]) -> MessageBatch | None:
         if not messages:

@@ -104,6 +104,7 @@ EXPORTED = ExportedSession(
     messages=MESSAGES,
     checkpoints=(ExportedCheckpoint(checkpoint_id="c1", state=VALUES, message_count=2),),
 )
+CLOSED = msgspec.structs.replace(EXPORTED, closed=True)
 
 Reads = Callable[[bytes], object]
 
@@ -137,4 +138,5 @@ def samples() -> dict[str, tuple[bytes, object]]:
         "run.context": (encode_record(CONTEXT), CONTEXT),
         "run.result": (encode_record(RESULT), RESULT),
         "session.export": (encode_record(EXPORTED), EXPORTED),
+        "closed.export": (encode_record(CLOSED), CLOSED),
     }

@@ -17,6 +17,8 @@ from agent_runtime import (
     ConfigurationError,
     CorruptRecord,
     ErrorType,
+    EventBus,
+    EventType,
     InvalidInput,
     Lease,
     LimitExceeded,
@@ -29,6 +31,7 @@ from agent_runtime import (
     SessionConflict,
     SessionManager,
     StoreUnavailable,
+    exported_session_id,
 )
 from agent_runtime.records import encode_record
 from agent_runtime.session_transfer import ExportedCheckpoint, ExportedSession
@@ -494,11 +497,42 @@ async def test_a_session_is_exported_and_imported(world: World) -> None:
         ("c1", 1, 1, {"n": 1}),
     ]
     assert (await other.fork("s", "c1", owner=bob)).message_count == 1
-    with pytest.raises(SessionConflict):
-        await other.import_session(data, owner=bob, session_id="s")
     empty = await sessions.create(owner=ANN, agent_id="a")
     moved = await other.import_session(await sessions.export(empty.session_id, owner=ANN), owner=bob)
     assert moved.message_count == 0
+
+
+async def test_an_import_that_is_done_again_changes_nothing(world: World) -> None:
+    published: list[str | None] = []
+    async with EventBus() as bus:
+        await bus.subscribe(EventType.SESSION_CREATED, lambda event: published.append(event.session_id))
+        other = SessionManager(MemorySessionStore(), event_bus=bus)
+        data = await world.sessions.export("s", owner=ANN)
+        first = await other.import_session(data, owner=ANN, session_id="s")
+        await other.append_messages("s", [HELLO], owner=ANN)
+        again = await other.import_session(data, owner=ANN, session_id="s")
+        await bus.drain()
+    assert (first.message_count, again.message_count) == (0, 1)
+    assert published == ["s"]
+    await world.sessions.append_messages("s", [HELLO], owner=ANN)
+    with pytest.raises(SessionConflict, match="exists already"):
+        await other.import_session(await world.sessions.export("s", owner=ANN), owner=ANN, session_id="s")
+
+
+async def test_a_closed_session_stays_closed_when_it_is_moved(world: World) -> None:
+    await world.sessions.append_messages("s", [HELLO], owner=ANN)
+    await world.sessions.save_checkpoint("s", {"n": 1}, owner=ANN, checkpoint_id="c")
+    await world.sessions.close("s", owner=ANN)
+    data = await world.sessions.export("s", owner=ANN)
+    moved = await SessionManager(MemorySessionStore()).import_session(data, owner=ANN)
+    assert (moved.closed, moved.message_count) == (True, 1)
+
+
+async def test_an_export_knows_the_id_of_its_session(world: World) -> None:
+    assert exported_session_id(await world.sessions.export("s", owner=ANN)) == "s"
+    for data in (b"", b"OR", encode_record({"type": "session"}), encode_record({"type": "x", "session_id": "s"})):
+        with pytest.raises(CorruptRecord, match="the exported session"):
+            exported_session_id(data)
 
 
 async def test_what_is_not_there_cannot_be_exported(world: World) -> None:
