@@ -147,7 +147,7 @@ WORKER = """
     owner, fields = Owner(tenant_id=None, user_id="ann"), SessionFields(agent_id="support", data=b"fields")
 
     async def work():
-        async with SQLiteSessionStore(path, busy_timeout=30) as store:
+        async with SQLiteSessionStore(path, synchronous="NORMAL", busy_timeout=30) as store:  # a slow disk is not the point
             await store.create(owner, "s", fields, SessionQuota(ttl=3_600.0), operation="create")
             for number in range(times):
                 batch = MessageBatch.of([Message(role="user", content=f"{name}-{number}-{part}") for part in range(2)])
