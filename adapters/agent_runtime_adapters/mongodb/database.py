@@ -1,0 +1,166 @@
+"""One client: what the stores of this folder share."""
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypedDict
+from urllib.parse import unquote, urlsplit
+
+import anyio
+from pymongo import AsyncMongoClient, ReadPreference, WriteConcern
+from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.errors import PyMongoError
+from pymongo.read_concern import ReadConcern
+from typing_extensions import Unpack
+
+from agent_runtime import AgentRuntimeError, ConfigurationError, ServerStore, StoreServer
+from agent_runtime_adapters.mongodb.failures import translated, unreached
+from agent_runtime_adapters.mongodb.fitness import Durability, check, is_replicated
+from agent_runtime_adapters.mongodb.indexes import make_indexes
+
+Document: TypeAlias = dict[str, Any]
+Collections: TypeAlias = AsyncDatabase[Document]
+Clock: TypeAlias = Callable[[], float]
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,63}")
+_PLACE = re.compile(r"[A-Za-z0-9.,:%_\[\]-]+")
+_PATIENCE = 0.8  # of the timeout, for the driver to find a server: its own error says more than ours
+_LAST_WORDS = 1.0  # seconds that the client has to say goodbye
+
+
+class DatabaseOptions(TypedDict, total=False):
+    """What `MongoDatabase` takes besides the URL."""
+
+    database: str
+    timeout: float
+    durability: Durability
+
+
+class MongoDatabase(StoreServer[Collections]):
+    """A database of a MongoDB 5.0 or later, that several stores of one process may share.
+
+    A standalone server, a replica set and a sharded cluster do alike: each operation is made of steps on single
+    documents, of which one decides, and needs no transactions. The first connection looks whether the server is fit, and
+    makes the indexes, safely from many processes at once.
+
+    Args:
+        url: `mongodb://user:password@host:port/database?replicaSet=…`; the database in it wins over `database`. Signs
+            such as `@`, `/` and `?` in a user or password are percent-encoded.
+        database: Where the collections are. Nothing else needs to be in it, and may be.
+        timeout: Seconds for each call. A replica set without a primary is waited for so long.
+        durability: A write is acknowledged by a majority of the servers and in their journals. `"volatile"` takes what
+            the URL says instead (`w`, `journal`), and a server that keeps its data in memory only.
+
+    Raises `ConfigurationError` for a URL or an option that it does not take; later, for a server that is not fit.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        database: str = "agent_runtime",
+        timeout: float = 5.0,
+        durability: Durability = "durable",
+    ) -> None:
+        place, given = _parts(url)
+        super().__init__(f"MongoDB at {place}", timeout=timeout)
+        if durability not in ("durable", "volatile"):
+            raise ConfigurationError(f"durability is {durability!r}, and must be 'durable' or 'volatile'")
+        self.database = given or database
+        if not _NAME.fullmatch(self.database):
+            raise ConfigurationError(f"database is {self.database!r}, and must be 1 to 63 letters, digits, _ and -")
+        self._url = url
+        self._durability: Durability = durability
+
+    async def connect(self) -> Collections:
+        try:
+            client = self._client()
+        except (PyMongoError, ValueError, TypeError) as error:  # its words may be those of the URL
+            raise ConfigurationError(
+                f"{self.name} cannot be reached as the URL says: one of its options is wrong"
+            ) from error
+        try:
+            return await self._prepared(client)
+        except BaseException:
+            await self._close(client)
+            raise
+
+    def _client(self) -> AsyncMongoClient[Document]:
+        """Repeats are ours, which know what may be repeated."""
+        wait = math.ceil(self.timeout * _PATIENCE * 1_000)
+        return AsyncMongoClient(
+            self._url,
+            retryWrites=False,
+            retryReads=False,
+            tz_aware=True,
+            serverSelectionTimeoutMS=wait,
+            connectTimeoutMS=wait,
+            waitQueueTimeoutMS=wait,
+            appname="agent-runtime",
+        )
+
+    async def _prepared(self, client: AsyncMongoClient[Document]) -> Collections:
+        try:
+            hello: Document = await client.admin.command("hello")
+            collections = client.get_database(
+                self.database,
+                read_preference=ReadPreference.PRIMARY,
+                write_concern=self._acknowledged(client.write_concern),
+                read_concern=ReadConcern("majority") if is_replicated(hello) else ReadConcern(),
+            )
+            await check(hello, collections, self.name, self._durability)
+            await make_indexes(collections)
+        except AgentRuntimeError:
+            raise
+        except Exception as error:
+            ours = unreached(error, self.name)
+            if ours is None:
+                raise
+            raise ours from error
+        return collections
+
+    def _acknowledged(self, given: WriteConcern) -> WriteConcern:
+        if self._durability == "volatile":
+            return given
+        return WriteConcern("majority", j=True, wtimeout=math.ceil(self.timeout * 1_000))
+
+    async def disconnect(self, connection: Collections) -> None:
+        await self._close(connection.client)
+
+    async def _close(self, client: AsyncMongoClient[Document]) -> None:
+        with anyio.move_on_after(_LAST_WORDS, shield=True):
+            await client.close()
+
+    def translated(self, error: Exception) -> AgentRuntimeError | None:
+        return translated(error, self.name)
+
+
+class MongoStore(ServerStore[MongoDatabase]):
+    """What each store of this folder is: a `MongoDatabase`, its own or a shared one, that somebody else closes.
+
+    `clock` gives Unix seconds in the place of the server's own time.
+    """
+
+    def __init__(
+        self, database: str | MongoDatabase, /, *, clock: Clock | None = None, **options: Unpack[DatabaseOptions]
+    ) -> None:
+        owned = not isinstance(database, MongoDatabase)
+        if isinstance(database, MongoDatabase):
+            if options:
+                raise ConfigurationError(f"{', '.join(options)}: set where the database that is shared is made")
+            super().__init__(database, owned=owned)
+        else:
+            super().__init__(MongoDatabase(database, **options), owned=owned)
+        self._clock = clock
+
+
+def _parts(url: str) -> tuple[str, str]:
+    """Host and port without user and password, which a URL that is not encoded well may have anywhere; the database."""
+    parts = urlsplit(url) if url.lower().startswith(("mongodb://", "mongodb+srv://")) else None
+    _, _, place = ("", "", "") if parts is None else parts.netloc.rpartition("@")
+    if parts is None or "@" in parts.path + parts.query + parts.fragment or not _PLACE.fullmatch(place):
+        raise ConfigurationError(
+            "a MongoDB URL is mongodb://user:password@host:port/database?options, with the signs in user and password"
+            " percent-encoded"
+        )
+    return place, unquote(parts.path.removeprefix("/"))
