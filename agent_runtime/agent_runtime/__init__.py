@@ -96,6 +96,7 @@ from agent_runtime.rate_limit_store import (
     Settlement,
     Taken,
     admit,
+    check_charges,
 )
 from agent_runtime.run import Run
 from agent_runtime.session_data import Checkpoint, Session, UnfinishedRun
@@ -321,6 +322,7 @@ __all__ = (
     "chat_message",
     "chat_response_format",
     "chat_tool",
+    "check_charges",
     "check_entry",
     "client_identity",
     "decode_event",

@@ -38,6 +38,11 @@ class RateLimit(Value, frozen=True, kw_only=True):
                 f"{self} never comes back, or at once; choose numbers that are nearer to each other"
             )
 
+    @property
+    def ceiling(self) -> float:
+        """The highest level at which what was asked for fits: the burst, and what rounding may add to it."""
+        return self.burst * (1 + _ROUNDING)
+
     def seconds(self, units: float) -> float:
         """In what time `rate` gives so many units."""
         return units * self.period / self.rate
@@ -113,7 +118,7 @@ class RateCell:
         self.drain(now, charge.limit)
         limit = charge.limit
         level = self.level + charge.cost
-        if level <= limit.burst * (1 + _ROUNDING):
+        if level <= limit.ceiling:
             self.level = level
             return self.allowance(limit)
         return self.allowance(limit, limit.seconds(level - limit.burst))
@@ -141,6 +146,12 @@ class RateCell:
         )
 
 
+def check_charges(charges: Sequence[Charge]) -> None:
+    """Raise `InvalidInput` for a key that is charged twice."""
+    if len({charge.key for charge in charges}) < len(charges):
+        raise InvalidInput("a key is charged twice in one call; charge it once, with the sum")
+
+
 def admit(charges: Sequence[Charge], cells: Sequence[RateCell], now: float) -> Taken:
     """Take all charges or none, and bring their cells, one for each charge, to `now`.
 
@@ -150,8 +161,7 @@ def admit(charges: Sequence[Charge], cells: Sequence[RateCell], now: float) -> T
     if len(charges) == 1:  # most calls, and there is nothing to undo
         allowance = cells[0].take(charges[0], now)
         return Taken(allowed=not allowance.retry_after, retry_after=allowance.retry_after, allowances=(allowance,))
-    if len({charge.key for charge in charges}) < len(charges):
-        raise InvalidInput("a key is charged twice in one call; charge it once, with the sum")
+    check_charges(charges)
     return _admit_together(charges, cells, now)
 
 
