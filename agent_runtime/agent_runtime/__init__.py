@@ -59,7 +59,23 @@ from agent_runtime.errors import (
     safe_text,
     translate,
 )
+from agent_runtime.event_consumer import ConsumerStats, EventConsumer
+from agent_runtime.event_forward import Forwarding, ForwardStats, forward
 from agent_runtime.event_log import EventLog, LogBounds, LoggedEvent, LogPage
+from agent_runtime.event_transport import (
+    MAX_EVENT_BYTES,
+    NEVER_SETTLED,
+    DeadLetter,
+    Delivery,
+    EventMessage,
+    EventTransport,
+    Fetched,
+    TopicBounds,
+    TopicMessage,
+    TopicPage,
+    event_of,
+    message_of,
+)
 from agent_runtime.events import EventBus, EventHandler, EventType, SystemEvent, batched
 from agent_runtime.executor import AgentExecutor, reaches
 from agent_runtime.flight import SingleFlight
@@ -78,6 +94,7 @@ from agent_runtime.limits import Limits
 from agent_runtime.lint import Finding, LayerKind, Placed, Stage
 from agent_runtime.memory import MemorySessionStore
 from agent_runtime.memory_event_log import MemoryEventLog
+from agent_runtime.memory_event_transport import MemoryEventTransport
 from agent_runtime.memory_key_values import MemoryKeyValueStore
 from agent_runtime.memory_rate_limits import MemoryRateLimitStore
 from agent_runtime.model_answer import ModelAnswer
@@ -164,8 +181,10 @@ from agent_runtime.types import (
 )
 
 __all__ = (
+    "MAX_EVENT_BYTES",
     "MAX_KEY_CHARACTERS",
     "MAX_VALUE_BYTES",
+    "NEVER_SETTLED",
     "OPERATIONS_KEPT",
     "RUNS_KEPT",
     "Agent",
@@ -191,8 +210,11 @@ __all__ = (
     "ConfigurationError",
     "Conflict",
     "ConsumerGone",
+    "ConsumerStats",
     "ContextRecord",
     "CorruptRecord",
+    "DeadLetter",
+    "Delivery",
     "DeltaText",
     "Denied",
     "Durability",
@@ -201,12 +223,18 @@ __all__ = (
     "ErrorKind",
     "ErrorType",
     "EventBus",
+    "EventConsumer",
     "EventHandler",
     "EventLog",
+    "EventMessage",
+    "EventTransport",
     "EventType",
     "Exhausted",
     "ExpiredSession",
+    "Fetched",
     "Finding",
+    "ForwardStats",
+    "Forwarding",
     "FunctionCall",
     "Gap",
     "Invalid",
@@ -226,6 +254,7 @@ __all__ = (
     "LogPage",
     "LoggedEvent",
     "MemoryEventLog",
+    "MemoryEventTransport",
     "MemoryKeyValueStore",
     "MemoryRateLimitStore",
     "MemorySessionStore",
@@ -313,6 +342,9 @@ __all__ = (
     "ToolKind",
     "ToolResult",
     "ToolStarted",
+    "TopicBounds",
+    "TopicMessage",
+    "TopicPage",
     "Unavailable",
     "UnfinishedRun",
     "Unknown",
@@ -328,11 +360,14 @@ __all__ = (
     "decode_event",
     "encode_event",
     "error_type_of",
+    "event_of",
     "exported_session_id",
+    "forward",
     "installed_plugins",
     "layer_options",
     "layer_stages",
     "load_plugin",
+    "message_of",
     "model_answer_key",
     "model_middleware",
     "open_memory",
