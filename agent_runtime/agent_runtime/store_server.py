@@ -67,7 +67,7 @@ class StoreServer(ABC, Generic[C]):
         connection was lost. Raises what `translated` gives; `StoreUnavailable` when there was no connection in time or
         nothing was read in time, `OutcomeUnknown` when a write did not end in time, `RuntimeClosed` after `aclose`.
         """
-        self._check()
+        self.check()
         outcome: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
         async def job() -> None:
@@ -82,22 +82,37 @@ class StoreServer(ABC, Generic[C]):
 
         def over() -> None:
             if not outcome.done():  # only `aclose` ends a job in between
-                outcome.set_exception(_in_doubt(self.name, "was closed before it answered", writes=writes))
+                outcome.set_exception(self.in_doubt("was closed before it answered", writes=writes))
 
-        self._background.start(job, on_end=over)
+        self.start(job, on_end=over)
         return await outcome
+
+    def start(self, job: Callable[[], Awaitable[object]], *, on_end: Callable[[], None]) -> None:
+        """Run `job()` in a task of its own, that nobody but `aclose` cancels; `on_end` is called once, also if it never began.
+
+        For a server that makes calls in another way than `do`: `rest` and `aclose` wait for it.
+        """
+        self._background.start(job, on_end=on_end)
+
+    def in_doubt(self, why: str, *, writes: bool) -> AgentRuntimeError:
+        """What becomes of a call that was sent and not answered: `OutcomeUnknown` where it writes."""
+        if not writes:
+            return StoreUnavailable(f"{self.name} {why}")
+        return OutcomeUnknown(
+            f"{self.name} {why}: the change may be there, or not; read it, or repeat it with the same operation id"
+        )
 
     async def _done(self, call: Callable[[C], Awaitable[T]], writes: bool, again: bool) -> T:
         connection: C | None = None
         try:
             with anyio.fail_after(self.timeout):
-                connection = await self._connected()
+                connection = await self.connected()
                 return await self._made(call, connection, again)
         except TimeoutError as error:
             if connection is None:
                 raise StoreUnavailable(f"{self.name} was not reached in {self.timeout:g} s (timeout)") from error
             late = f"did not answer in {self.timeout:g} s (timeout)"
-            raise _in_doubt(self.name, late, writes=writes) from error
+            raise self.in_doubt(late, writes=writes) from error
         except Exception as error:
             ours = None if isinstance(error, AgentRuntimeError) else self.translated(error)
             if ours is None:
@@ -112,16 +127,18 @@ class StoreServer(ABC, Generic[C]):
         except Exception as error:
             if not again or not isinstance(self.translated(error), OutcomeUnknown):
                 raise
-        return await call(await self._connected())
+        return await call(await self.connected())
 
-    async def _connected(self) -> C:
+    async def connected(self) -> C:
+        """The connection, made by the first who needs it. Raises what `connect` does."""
         assert self._connecting is not None
         async with self._connecting:
             if self._connection is None:
                 self._connection = await self.connect()
             return self._connection
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise `RuntimeClosed` or `ConfigurationError` where no call can be made here and now."""
         if self._closed:
             raise RuntimeClosed(f"the connection to {self.name} has been closed; make another one")
         if not runs_on_asyncio():
@@ -190,14 +207,6 @@ class ServerStore(Generic[S]):
     ) -> None:
         if self._owned:
             await self.server.__aexit__(exc_type, exc, traceback)
-
-
-def _in_doubt(name: str, why: str, *, writes: bool) -> AgentRuntimeError:
-    if not writes:
-        return StoreUnavailable(f"{name} {why}")
-    return OutcomeUnknown(
-        f"{name} {why}: the change may be there, or not; read it, or repeat it with the same operation id"
-    )
 
 
 async def _nothing(_: object) -> None:
