@@ -7,6 +7,7 @@ except ImportError as error:
     raise ImportError("agent_runtime.testing needs its extra: pip install 'onion-agent-runtime[testing]'") from error
 
 from agent_runtime.testing.event_logs import EventLogContract
+from agent_runtime.testing.event_transports import EventTransportContract
 from agent_runtime.testing.injection import Injection, Outcome, Trial, cancellations, inject
 from agent_runtime.testing.key_values import KeyValueStoreContract
 from agent_runtime.testing.llm import LLMClientContract
@@ -15,9 +16,12 @@ from agent_runtime.testing.proxy import Fault, FaultKind, Proxy, open_proxy
 from agent_runtime.testing.rate_limits import RateLimitStoreContract
 from agent_runtime.testing.scripted import ScriptedLLMClient, ScriptedReply
 from agent_runtime.testing.sessions import SessionStoreContract
+from agent_runtime.testing.store_contract import ServerFault
+from agent_runtime.testing.stores import StoreFaultsContract, StoreSharingContract
 
 __all__ = (
     "EventLogContract",
+    "EventTransportContract",
     "Fault",
     "FaultKind",
     "Injection",
@@ -30,7 +34,10 @@ __all__ = (
     "RateLimitStoreContract",
     "ScriptedLLMClient",
     "ScriptedReply",
+    "ServerFault",
     "SessionStoreContract",
+    "StoreFaultsContract",
+    "StoreSharingContract",
     "Trial",
     "cancellations",
     "hostile_text",
