@@ -107,7 +107,7 @@ class StoreServer(ABC, Generic[C]):
         try:
             with anyio.fail_after(self.timeout):
                 connection = await self.connected()
-                return await self._made(call, connection, again)
+                return await self._made(call, connection, writes, again)
         except TimeoutError as error:
             if connection is None:
                 raise StoreUnavailable(f"{self.name} was not reached in {self.timeout:g} s (timeout)") from error
@@ -121,13 +121,18 @@ class StoreServer(ABC, Generic[C]):
                 ours = StoreUnavailable(f"{self.name} was lost while it was read")
             raise ours from error
 
-    async def _made(self, call: Callable[[C], Awaitable[T]], connection: C, again: bool) -> T:
+    async def _made(self, call: Callable[[C], Awaitable[T]], connection: C, writes: bool, again: bool) -> T:
         try:
             return await call(connection)
         except Exception as error:
             if not again or not isinstance(self.translated(error), OutcomeUnknown):
                 raise
-        return await call(await self.connected())
+        try:
+            return await call(await self.connected())
+        except Exception as error:
+            if isinstance(error, StoreUnavailable) or isinstance(self.translated(error), StoreUnavailable):
+                raise self.in_doubt("was lost, and not reached again", writes=writes) from error
+            raise
 
     async def connected(self) -> C:
         """The connection, made by the first who needs it. Raises what `connect` does."""

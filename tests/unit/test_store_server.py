@@ -202,6 +202,17 @@ async def test_what_may_be_made_twice_is_made_again_once(
     assert server.attempts == attempts
 
 
+@pytest.mark.parametrize("gone", [OSError, StoreUnavailable])
+async def test_what_was_lost_and_is_not_reached_again_is_in_doubt(server: Numbers, gone: type[Exception]) -> None:
+    async def lost_and_gone(wire: Wire) -> int:
+        if wire.server.attempts:
+            raise gone("nobody listens")
+        return await wire.lose()
+
+    with pytest.raises(OutcomeUnknown, match="was lost, and not reached again: the change may be there"):
+        await server.do(lost_and_gone, repeatable=True)
+
+
 async def test_an_error_that_nobody_waits_for_any_more_is_nobodys(server: Numbers) -> None:
     task = asyncio.create_task(server.do(lambda wire: wire.lose()))
     await asyncio.sleep(0)
