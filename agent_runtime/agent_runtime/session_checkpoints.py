@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from agent_runtime.errors import InvalidInput
 from agent_runtime.events import EventType
 from agent_runtime.ids import new_id, new_secret_id
 from agent_runtime.payload import check_id, copy_json
@@ -56,10 +57,14 @@ class SessionCheckpoints(SessionAccess):
             owner, session_id, await self._ask(self._store.checkpoints(owner, session_id, last=1))
         )
 
-    async def list_checkpoints(self, session_id: str, *, owner: Owner) -> tuple[Checkpoint, ...]:
-        """All checkpoints of the session, the newest first."""
+    async def list_checkpoints(
+        self, session_id: str, *, owner: Owner, last: int | None = None
+    ) -> tuple[Checkpoint, ...]:
+        """All checkpoints of the session, or the `last` so many; the newest first."""
         check_session(owner, session_id)
-        found = await self._ask(self._store.checkpoints(owner, session_id))
+        if last is not None and last < 0:
+            raise InvalidInput(f"last is {last!r}; it must be 0 or more checkpoints", details={"field": "last"})
+        found = await self._ask(self._store.checkpoints(owner, session_id, last=last))
         return tuple(checkpoint_of(session_id, stored) for stored in found)
 
     async def delete_checkpoint(self, session_id: str, checkpoint_id: str, *, owner: Owner) -> bool:

@@ -218,6 +218,15 @@ async def test_a_window_is_the_end_of_the_conversation(sessions: SessionManager,
         await sessions.messages("s", owner=ANN, window=-1)
 
 
+async def test_the_last_checkpoints_are_the_newest(sessions: SessionManager, session: Session) -> None:
+    saved = [await sessions.save_checkpoint("s", {"n": n}, owner=ANN) for n in range(3)]
+    for last in range(5):
+        expected = tuple(reversed(saved))[:last]
+        assert await sessions.list_checkpoints("s", owner=ANN, last=last) == expected
+    with pytest.raises(InvalidInput, match="last"):
+        await sessions.list_checkpoints("s", owner=ANN, last=-1)
+
+
 async def test_nothing_kept_is_shared_with_the_caller(sessions: SessionManager) -> None:
     metadata: dict[str, Any] = {"tags": ["a"]}
     calls = [FunctionCall(id="c", name="n")]
