@@ -217,11 +217,20 @@ def test_what_is_exported_can_be_imported_by_anybody(db: Path, tmp_path: Path) -
     other = tmp_path / "other.db"
     done = sessions(other, "import", str(file), "--user", "ann")
     assert done.exit_code == 0
-    made = done.stdout.strip()
-    assert made != "s2"
-    assert json.loads(sessions(other, "show", made, "--user", "ann", "--json").stdout)["message_count"] == 50
-    named = json.loads(sessions(other, "import", str(file), "--session", "s2", "--json").stdout)
-    assert named["session_id"] == "s2"
+    assert done.stdout == "s2\n"
+    assert json.loads(sessions(other, "show", "s2", "--user", "ann", "--json").stdout)["message_count"] == 50
+    named = json.loads(sessions(other, "import", str(file), "--session", "copy", "--json").stdout)
+    assert named["session_id"] == "copy"
+
+
+def test_an_import_that_is_done_again_changes_nothing_and_says_so(db: Path, tmp_path: Path) -> None:
+    file = tmp_path / "s2.session"
+    sessions(db, "export", "s2", "-o", str(file))
+    other = tmp_path / "other.db"
+    for said in ("", "session s2 was there already\n"):
+        done = sessions(other, "import", str(file))
+        assert (done.exit_code, done.stdout, done.stderr) == (0, "s2\n", said)
+    assert json.loads(sessions(other, "list", "--json").stdout)["total"] == 1
 
 
 def test_an_export_goes_into_a_pipe_and_not_onto_a_terminal_or_over_a_file(db: Path, tmp_path: Path) -> None:

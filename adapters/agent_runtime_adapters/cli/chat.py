@@ -11,15 +11,14 @@ from agent_runtime import AgentExecutor, AgentResult, AgentRuntimeError, Resume,
 from agent_runtime_adapters.cli.built_in import built_in
 from agent_runtime_adapters.cli.dialogue import Dialogue
 from agent_runtime_adapters.cli.exits import EXIT_CODES, FAILED, USAGE, WAITS, CommandFailed, Ended, Interrupted, Waits
+from agent_runtime_adapters.cli.kept import kept
 from agent_runtime_adapters.cli.lines import Lines
 from agent_runtime_adapters.cli.place import (
     Database,
     KeysUser,
     Place,
     Tenant,
-    database_file,
     remembering,
-    sessions_in,
 )
 from agent_runtime_adapters.cli.questions import told
 from agent_runtime_adapters.cli.resume import Docs, Key
@@ -81,7 +80,7 @@ assistant.
 
 def _executor(target: str | None, db: Database, docs: Docs) -> tuple[AgentExecutor, str]:
     if target is None:
-        return built_in(sessions_in(database_file(db)), docs)
+        return built_in(kept(db).sessions(), docs)
     if docs is not None:
         raise CommandFailed(f"--docs: {target} has tools of its own")
     executor = remembering(target, db)

@@ -7,53 +7,29 @@ from typing import Annotated
 
 import typer
 
-from agent_runtime import AgentContext, AgentExecutor, Owner, Secret, SessionManager
+from agent_runtime import AgentContext, AgentExecutor, Owner, Secret
 from agent_runtime_adapters.cli.exits import CommandFailed
+from agent_runtime_adapters.cli.kept import DEFAULT_FILE, VARIABLE, kept, without_password
 from agent_runtime_adapters.cli.target import load_executor
-from agent_runtime_adapters.sqlite import SQLiteSessionStore
 
-VARIABLE = "AGENT_RUNTIME_DB"
-DEFAULT_FILE = "agent-runtime.db"
 DEFAULT_USER = "local"
-KEPT = 90 * 86_400.0
-"""Seconds that a conversation stays in a file of ours after the last word."""
 
 Database = Annotated[
-    Path | None,
-    typer.Option("--db", metavar="FILE", help=f"The SQLite file. [default: {VARIABLE}, or ./{DEFAULT_FILE}]"),
+    str | None,
+    typer.Option(
+        "--db",
+        metavar="FILE|URL",
+        help=f"The SQLite file, or a store's URL. [default: {VARIABLE}, or ./{DEFAULT_FILE}]",
+    ),
 ]
 User = Annotated[str, typer.Option("--user", metavar="NAME", help="Whose sessions.")]
+AnyUser = Annotated[str | None, typer.Option("--user", metavar="NAME", help="Whose sessions. [default: local]")]
 KeysUser = Annotated[
     str | None, typer.Option("--user", metavar="NAME", help="Whose sessions; needed with a key. [default: local]")
 ]
 Tenant = Annotated[str | None, typer.Option("--tenant", metavar="NAME", help="The user's tenant.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-
-
-def database_file(db: Path | None) -> Path:
-    """The file that is meant: the option, the environment's, or the one of the current folder.
-
-    Raises `CommandFailed` for a folder.
-    """
-    path = db or Path(os.environ.get(VARIABLE) or DEFAULT_FILE)
-    if path.is_dir():
-        raise CommandFailed(f"{path} is a folder: name a file in it with --db or {VARIABLE}")
-    return path
-
-
-def existing_file(db: Path | None) -> Path:
-    """The file that is meant. Raises `CommandFailed` when it is not there: what only reads makes none."""
-    path = database_file(db)
-    if not path.exists() or (path.is_file() and path.stat().st_size == 0):
-        raise CommandFailed(
-            f"there is no database {path}", hint=f"name it with --db or {VARIABLE}; `agent-runtime chat` makes one"
-        )
-    return path
-
-
-def sessions_in(path: Path) -> SessionManager:
-    """The sessions of a file, which is made where it is missing."""
-    return SessionManager(SQLiteSessionStore(path), ttl=KEPT)
 
 
 def credential(name: str) -> Secret:
@@ -64,10 +40,10 @@ def credential(name: str) -> Secret:
     return Secret(value)
 
 
-def remembering(target: str, db: Path | None, *, reads: bool = False) -> AgentExecutor:
-    """The executor that `target` names; one without sessions of its own keeps them in the file.
+def remembering(target: str, db: str | None, *, reads: bool = False) -> AgentExecutor:
+    """The executor that `target` names; one without sessions of its own keeps them where `kept` says.
 
-    With `reads` the file must be there. Raises `CommandFailed`.
+    With `reads` a file must be there. Raises `CommandFailed`.
     """
     executor = load_executor(target)
     if executor.session_manager is not None:
@@ -79,7 +55,7 @@ def remembering(target: str, db: Path | None, *, reads: bool = False) -> AgentEx
         agent_id=executor.agent_id,
         middleware=executor.pipeline,
         event_bus=executor.event_bus,
-        session_manager=sessions_in(existing_file(db) if reads else database_file(db)),
+        session_manager=kept(db, reads=reads).sessions(),
         limits=executor.limits,
         shutdown_grace=executor.shutdown_grace,
     )
@@ -98,7 +74,7 @@ class Place:
         user: str | None,
         tenant: str | None,
         target: str | None = None,
-        db: Path | None = None,
+        db: str | None = None,
         docs: Path | None = None,
         api_key_env: str | None = None,
     ) -> None:
@@ -113,7 +89,7 @@ class Place:
         self._options = {
             "--user": None if user == DEFAULT_USER and api_key_env is None else user,
             "--tenant": tenant,
-            "--db": db,
+            "--db": None if db is None else without_password(db),
             "--docs": docs,
             "--api-key-env": api_key_env,
         }

@@ -10,15 +10,14 @@ from agent_runtime import AgentExecutor, NotFound, Resume, UnfinishedRun
 from agent_runtime_adapters.cli.built_in import built_in
 from agent_runtime_adapters.cli.dialogue import Dialogue
 from agent_runtime_adapters.cli.exits import EXIT_CODES, WAITS, CommandFailed, Ended, Waits
+from agent_runtime_adapters.cli.kept import kept
 from agent_runtime_adapters.cli.lines import Lines
 from agent_runtime_adapters.cli.place import (
     Database,
     KeysUser,
     Place,
     Tenant,
-    existing_file,
     remembering,
-    sessions_in,
 )
 from agent_runtime_adapters.cli.questions import check, given, told
 from agent_runtime_adapters.cli.run import failure, print_json
@@ -113,7 +112,7 @@ def _parts(words: list[str]) -> tuple[str | None, str]:
     raise CommandFailed(f"{' '.join(words)!r} is not [MODULE:ATTRIBUTE] SESSION")
 
 
-def _executor(target: str | None, db: Path | None, docs: Path | None) -> AgentExecutor:
+def _executor(target: str | None, db: str | None, docs: Path | None) -> AgentExecutor:
     if target is None:
-        return built_in(sessions_in(existing_file(db)), docs)[0]
+        return built_in(kept(db, reads=True).sessions(), docs)[0]
     return remembering(target, db, reads=True)

@@ -3,7 +3,6 @@
 import math
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import anyio
@@ -107,7 +106,7 @@ class _Whose(BaseMiddleware):
         return await call_next(context)
 
 
-def _resume_command(session_id: str, whose: _Whose, *, target: str, db: Path | None, api_key_env: str | None) -> str:
+def _resume_command(session_id: str, whose: _Whose, *, target: str, db: str | None, api_key_env: str | None) -> str:
     owner = whose.owner
     place = Place(session_id, user=owner.user_id, tenant=owner.tenant_id, target=target, db=db, api_key_env=api_key_env)
     return place.command("resume")
