@@ -1,0 +1,81 @@
+"""Rate limits counted in Redis."""
+
+import struct
+from collections.abc import Sequence
+from itertools import chain
+
+from agent_runtime import Allowance, Charge, RateCell, RateKey, Settlement, Taken, admit, check_charges
+from agent_runtime_adapters.redis.lua import script
+from agent_runtime_adapters.redis.server import RedisStore
+
+_TAKE = script("rate_take", "clock", "rates")
+_PEEK = script("rate_peek", "clock")
+_SETTLE = script("rate_settle", "clock", "rates")
+
+_CELL = struct.Struct(">dd")  # rates.lua: level, at
+_ALLOWANCE = struct.Struct(">ddd")
+
+
+class RedisRateLimitStore(RedisStore):
+    """A `RateLimitStore` in a Redis, for any number of processes; `RedisServer` says what its options are.
+
+    Every key counts apart, and expires when its burst is whole again. What is refused is not written. All keys are in the
+    hash slot of shard 0, so that one call may charge limits of an owner, a tenant and everybody together: in a cluster, one
+    node counts them all. `clock` gives Unix seconds; without one it is the server's.
+    """
+
+    async def take(self, charges: Sequence[Charge]) -> Taken:
+        if not charges:
+            return _NOTHING
+        check_charges(charges)
+        numbers = [
+            (limit.rate, limit.period, limit.burst, limit.ceiling, charge.cost)
+            for charge in charges
+            if (limit := charge.limit)
+        ]
+        arguments = [self.now(), _doubles(numbers)]
+        answer: bytes = await self.server.run(_TAKE, [self._place(charge.key) for charge in charges], arguments)
+        allowances = tuple(
+            Allowance(remaining=remaining, retry_after=retry_after, reset_after=reset_after)
+            for remaining, retry_after, reset_after in _ALLOWANCE.iter_unpack(answer)
+        )
+        retry_after = max(allowance.retry_after for allowance in allowances)
+        return Taken(allowed=not retry_after, retry_after=retry_after, allowances=allowances)
+
+    async def peek(self, charges: Sequence[Charge]) -> Taken:
+        if not charges:
+            return _NOTHING
+        keys = [self._place(charge.key) for charge in charges]
+        time, found = await self.server.run(_PEEK, keys, [self.now()], writes=False)
+        now = float(time)
+        return admit(charges, [RateCell(*((0.0, now) if cell is None else _CELL.unpack(cell))) for cell in found], now)
+
+    async def settle(self, settlements: Sequence[Settlement]) -> None:
+        if not settlements:
+            return
+        numbers = [
+            (charge.limit.rate, charge.limit.period, settlement.used, charge.cost)
+            for settlement in settlements
+            if (charge := settlement.charge)
+        ]
+        keys = [self._place(settlement.charge.key) for settlement in settlements]
+        await self.server.run(_SETTLE, keys, [self.now(), _doubles(numbers)])
+
+    def _place(self, key: RateKey) -> bytes:
+        return self.server.shard(0) + b"rl:" + b"".join(map(_part, key))
+
+
+_NOTHING = Taken(allowed=True, retry_after=0.0, allowances=())
+
+
+def _part(part: str | None) -> bytes:
+    """Its bytes, which no other part has, nor begins with."""
+    if part is None:
+        return b"-"
+    data = part.encode("utf-8", "surrogatepass")
+    return b"%d:%s" % (len(data), data)
+
+
+def _doubles(numbers: Sequence[tuple[float, ...]]) -> bytes:
+    flat = list(chain.from_iterable(numbers))
+    return struct.pack(f">{len(flat)}d", *flat)

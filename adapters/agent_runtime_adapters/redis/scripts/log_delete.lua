@@ -1,0 +1,9 @@
+#!lua flags=allow-oom
+-- KEYS: the log, its events, the index of the owner's logs.
+local log = find(KEYS[1])
+if not log then
+  return 0
+end
+redis.call('UNLINK', KEYS[1], KEYS[2])
+redis.call('ZREM', KEYS[3], ARGV[2])
+return 1

@@ -1,0 +1,17 @@
+-- A log: under one key the first number that is kept, the last number, the bytes that are kept and when it expires (a double
+-- each), whether it is closed (a byte), and the digest of the last append's operation (16 bytes); under another its events,
+-- a list, each with 4 bytes in front that only the caller reads.
+local LOG, SEAL = '>ddddBc16', 4
+
+local function find(key)
+  local found = redis.call('GET', key)
+  if not found then
+    return nil
+  end
+  local log = {}
+  log.first, log.last, log.size, log.expires_at, log.closed, log.operation = struct.unpack(LOG, found)
+  if log.expires_at <= now then
+    return nil
+  end
+  return log
+end

@@ -1,0 +1,80 @@
+"""The stores of values, rate limits and events in Redis keep the promises of the contracts."""
+
+from collections.abc import AsyncGenerator, Callable
+
+import pytest
+
+from agent_runtime import EventLog, KeyValueStore, RateLimitStore
+from agent_runtime.ids import new_id
+from agent_runtime.testing import EventLogContract, KeyValueStoreContract, RateLimitStoreContract
+from agent_runtime_adapters.redis.event_logs import RedisEventLog
+from agent_runtime_adapters.redis.key_values import RedisKeyValueStore
+from agent_runtime_adapters.redis.rate_limits import RedisRateLimitStore
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class TestRedisKeyValueStore(KeyValueStoreContract):
+    @pytest.fixture
+    async def store(self, redis_url: str) -> AsyncGenerator[KeyValueStore]:
+        self.now, prefix = 1_000_000.0, new_id()
+        self.open: Callable[[], RedisKeyValueStore] = lambda: RedisKeyValueStore(
+            redis_url, prefix=prefix, shards=4, clock=lambda: self.now
+        )
+        self.last = self.open()
+        yield self.last
+        await self.last.aclose()
+
+    async def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+    async def reopen(self, store: KeyValueStore) -> KeyValueStore:
+        assert store is self.last
+        await self.last.aclose()
+        self.last = self.open()
+        return self.last
+
+
+class TestRedisRateLimitStore(RateLimitStoreContract):
+    @pytest.fixture
+    async def store(self, redis_url: str) -> AsyncGenerator[RateLimitStore]:
+        self.now, prefix = 1_000_000.0, new_id()
+        self.open: Callable[[], RedisRateLimitStore] = lambda: RedisRateLimitStore(
+            redis_url, prefix=prefix, shards=4, clock=lambda: self.now
+        )
+        self.last = self.open()
+        yield self.last
+        await self.last.aclose()
+
+    async def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+    async def reopen(self, store: RateLimitStore) -> RateLimitStore:
+        assert store is self.last
+        await self.last.aclose()
+        self.last = self.open()
+        return self.last
+
+
+class TestRedisEventLog(EventLogContract):
+    @pytest.fixture
+    async def store(self, redis_url: str) -> AsyncGenerator[EventLog]:
+        self.now, prefix = 1_000_000.0, new_id()
+        self.open: Callable[[], RedisEventLog] = lambda: RedisEventLog(
+            redis_url, bounds=self.bounds, prefix=prefix, shards=4, clock=lambda: self.now
+        )
+        self.last = self.open()
+        yield self.last
+        await self.last.aclose()
+
+    async def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+    async def reopen(self, store: EventLog) -> EventLog:
+        assert store is self.last
+        await self.last.aclose()
+        self.last = self.open()
+        return self.last
