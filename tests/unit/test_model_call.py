@@ -112,7 +112,7 @@ async def test_a_call_that_breaks_costs_a_request_and_what_it_had_streamed() -> 
 
 async def test_a_call_that_is_cancelled_costs_too() -> None:
     client = ScriptedLLMClient([ScriptedReply(delay=60)])
-    result = await AgentExecutor(asks(client), limits=Limits(run=0.02)).execute(ASKED)
+    result = await AgentExecutor(asks(client), limits=Limits(run=0.1)).execute(ASKED)
     assert result.usage == Usage(requests=1)
 
 
