@@ -1,0 +1,5 @@
+#!lua
+local session = find(here)
+if not session then return 0 end
+remove(session)
+return 1

@@ -1,0 +1,295 @@
+"""Sessions in Redis."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from typing_extensions import Unpack
+
+import agent_runtime_adapters.redis.replies as replies
+from agent_runtime import (
+    OPERATIONS_KEPT,
+    RUNS_KEPT,
+    ConfigurationError,
+    ExpiredSession,
+    LeaseToken,
+    Message,
+    MessageBatch,
+    Owner,
+    Refusal,
+    SessionContent,
+    SessionFields,
+    SessionQuota,
+    StoredCheckpoint,
+    StoredLease,
+    StoredRun,
+    StoredSession,
+    Unavailable,
+)
+from agent_runtime_adapters.redis.keys import owner_part
+from agent_runtime_adapters.redis.lua import Argument, Script, script
+from agent_runtime_adapters.redis.server import RedisServer, RedisStore, ServerOptions
+
+
+def _one(name: str) -> Script:
+    return script(name, "clock", "session")
+
+
+def _with_runs(name: str) -> Script:
+    return script(name, "clock", "session", "session_runs")
+
+
+def _of_owner(name: str) -> Script:
+    return script(name, "clock", "session", "sessions_of")
+
+
+_CREATE, _READ, _WRITE = _one("session_create"), _one("session_read"), _one("session_write")
+_DELETE, _FORK = _one("session_delete"), _one("session_fork")
+_LIST, _COUNT, _DELETE_ALL = _of_owner("sessions_list"), _of_owner("sessions_count"), _of_owner("sessions_delete")
+_EXPIRE = _one("sessions_expire")
+_APPEND, _MESSAGES = _one("session_append"), _one("session_messages")
+_PUT, _CHECKPOINTS = _one("session_put_checkpoint"), _one("session_checkpoints")
+_DELETE_CHECKPOINTS = _one("session_delete_checkpoints")
+_ACQUIRE, _RENEW, _RELEASE = _with_runs("session_acquire"), _one("session_renew"), _one("session_release")
+_RECORD, _RUNS, _ENTRIES = _with_runs("session_record"), _one("session_list_runs"), _with_runs("session_entries")
+_FINISH, _DISCARD = _with_runs("session_finish"), _with_runs("session_discard_run")
+
+_EXPIRE_AT_ONCE = 1_000
+
+
+class RedisSessionStore(RedisStore):
+    """A `SessionStore` in a Redis, for any number of processes; `RedisServer` says what its options are.
+
+    What one process asks for in one turn of the event loop goes out as one pipeline. An owner's sessions are in one hash
+    slot. `max_sessions` counts the sessions of all owners, which is one step where they are in one slot: with more than one
+    shard it is a `ConfigurationError`, and `max_sessions_per_user` holds as ever. `clock` gives Unix seconds; without one it
+    is the server's.
+    """
+
+    def __init__(
+        self, server: str | RedisServer, *, clock: Callable[[], float] | None = None, **options: Unpack[ServerOptions]
+    ) -> None:
+        super().__init__(server, clock=clock, **options)
+
+    # Sessions
+
+    async def create(
+        self,
+        owner: Owner,
+        session_id: str,
+        fields: SessionFields,
+        quota: SessionQuota,
+        *,
+        operation: str,
+        content: SessionContent | None = None,
+    ) -> StoredSession | Refusal:
+        batch, checkpoints = (None, ()) if content is None else (content.messages, content.checkpoints)
+        reply = await self._call(
+            _CREATE, owner, session_id, *_fields(fields), operation, *self._quota(quota), *_batch(batch),
+            *(item for each in checkpoints for item in (each.checkpoint_id, each.data, each.message_count)),
+            repeatable=True,
+        )  # fmt: skip
+        return replies.session(reply)
+
+    async def read(self, owner: Owner, session_id: str) -> StoredSession | None:
+        reply = await self._call(_READ, owner, session_id, writes=False)
+        return None if reply is None else replies.stored(reply)
+
+    async def write(
+        self,
+        owner: Owner,
+        session_id: str,
+        fields: SessionFields,
+        *,
+        expected: int,
+        ttl: float,
+        operation: str,
+        lease: LeaseToken | None = None,
+    ) -> StoredSession | Refusal:
+        arguments = (*_fields(fields), expected, ttl, operation, *_lease(lease), OPERATIONS_KEPT)
+        return replies.session(await self._call(_WRITE, owner, session_id, *arguments, repeatable=True))
+
+    async def delete(self, owner: Owner, session_id: str) -> bool:
+        return bool(await self._call(_DELETE, owner, session_id))
+
+    async def delete_all(self, owner: Owner, *, agent_id: str | None = None) -> int:
+        return int(await self._call(_DELETE_ALL, owner, "", agent_id or ""))
+
+    async def sessions(self, owner: Owner) -> Sequence[StoredSession]:
+        return [replies.stored(item) for item in await self._call(_LIST, owner, "", writes=False)]
+
+    async def count(self, owner: Owner) -> int:
+        return int(await self._call(_COUNT, owner, "", writes=False))
+
+    async def fork(
+        self, owner: Owner, session_id: str, checkpoint_id: str, new_id: str, quota: SessionQuota, *, operation: str
+    ) -> StoredSession | Refusal:
+        *quotas, limit, limit_of_user = self._quota(quota)
+        reply = await self._call(
+            _FORK, owner, session_id, checkpoint_id, new_id, *quotas, operation, limit, limit_of_user,
+            keys=self._own_keys(owner_part(owner), new_id), repeatable=True,
+        )  # fmt: skip
+        return replies.session(reply)
+
+    async def expire(self) -> Sequence[ExpiredSession]:
+        """Shards are asked one after another; what one has told is returned also when the next one fails."""
+        expired: list[ExpiredSession] = []
+        for number in range(self.server.shards):
+            room = _EXPIRE_AT_ONCE - len(expired)
+            if room == 0:
+                break
+            keys = _keys(self.server.shard(number), b"", b"")
+            try:
+                reply = await self.server.run(_EXPIRE, keys, (self.now(), b"", b"", room))
+            except Unavailable:
+                if not expired:
+                    raise
+                break
+            expired += map(replies.expired, reply)
+        return expired
+
+    # Messages
+
+    async def append(
+        self,
+        owner: Owner,
+        session_id: str,
+        batch: MessageBatch,
+        *,
+        expected: int | None,
+        ttl: float,
+        operation: str,
+        lease: LeaseToken | None = None,
+    ) -> int | Refusal:
+        there = b"" if expected is None else expected
+        arguments = (*_batch(batch), there, ttl, operation, *_lease(lease))
+        return replies.number(await self._call(_APPEND, owner, session_id, *arguments, repeatable=True))
+
+    async def messages(self, owner: Owner, session_id: str, *, last: int | None = None) -> Sequence[Message] | None:
+        reply = await self._call(_MESSAGES, owner, session_id, b"" if last is None else last, writes=False)
+        return None if reply is None else replies.messages(reply, last)
+
+    # Checkpoints
+
+    async def put_checkpoint(
+        self,
+        owner: Owner,
+        session_id: str,
+        checkpoint_id: str,
+        data: bytes,
+        *,
+        ttl: float,
+        lease: LeaseToken | None = None,
+    ) -> StoredCheckpoint | Refusal:
+        arguments = (checkpoint_id, data, ttl, *_lease(lease))
+        reply = await self._call(_PUT, owner, session_id, *arguments, repeatable=True)
+        return Refusal(reply.decode()) if isinstance(reply, bytes) else replies.checkpoint(checkpoint_id, reply[0])
+
+    async def checkpoints(
+        self, owner: Owner, session_id: str, *, checkpoint_id: str | None = None, last: int | None = None
+    ) -> Sequence[StoredCheckpoint]:
+        arguments = (checkpoint_id or "", b"" if last is None else last)
+        reply = await self._call(_CHECKPOINTS, owner, session_id, *arguments, writes=False)
+        return [replies.checkpoint(name.decode(), item) for name, item in zip(reply[::2], reply[1::2], strict=True)]
+
+    async def delete_checkpoints(self, owner: Owner, session_id: str, *, checkpoint_id: str | None = None) -> int:
+        return int(await self._call(_DELETE_CHECKPOINTS, owner, session_id, checkpoint_id or ""))
+
+    # Leases
+
+    async def acquire(
+        self, owner: Owner, session_id: str, holder: str, *, seconds: float, ttl: float, entry: bytes | None = None
+    ) -> StoredLease | Refusal:
+        arguments = (holder, seconds, ttl, RUNS_KEPT, *(() if entry is None else (entry,)))
+        reply = await self._call(_ACQUIRE, owner, session_id, *arguments, repeatable=True)
+        return replies.lease(reply, holder)
+
+    async def renew(self, owner: Owner, session_id: str, lease: LeaseToken, *, seconds: float) -> StoredLease | Refusal:
+        reply = await self._call(_RENEW, owner, session_id, *_lease(lease), seconds, repeatable=True)
+        return replies.lease(reply, lease.holder)
+
+    async def release(self, owner: Owner, session_id: str, lease: LeaseToken) -> bool:
+        return bool(await self._call(_RELEASE, owner, session_id, *_lease(lease)))
+
+    # Runs
+
+    async def record(
+        self, owner: Owner, session_id: str, run_id: str, number: int, entry: bytes, *, ttl: float, lease: LeaseToken
+    ) -> int | Refusal:
+        arguments = (run_id, number, entry, ttl, *_lease(lease), RUNS_KEPT)
+        return replies.number(await self._call(_RECORD, owner, session_id, *arguments, repeatable=True))
+
+    async def runs(self, owner: Owner, session_id: str) -> Sequence[StoredRun]:
+        reply = await self._call(_RUNS, owner, session_id, writes=False)
+        return [replies.run(name, item) for name, item in zip(reply[-2::-2], reply[::-2], strict=True)]
+
+    async def entries(self, owner: Owner, session_id: str, run_id: str) -> Sequence[bytes]:
+        return replies.entries(await self._call(_ENTRIES, owner, session_id, run_id, writes=False))
+
+    async def finish(
+        self, owner: Owner, session_id: str, run_id: str, batch: MessageBatch | None, *, ttl: float, lease: LeaseToken
+    ) -> int | Refusal:
+        arguments = (run_id, ttl, *_lease(lease), *_batch(batch))
+        return replies.number(await self._call(_FINISH, owner, session_id, *arguments, repeatable=True))
+
+    async def discard_run(self, owner: Owner, session_id: str, run_id: str) -> bool | Refusal:
+        reply = replies.number(await self._call(_DISCARD, owner, session_id, run_id))
+        return reply if isinstance(reply, Refusal) else bool(reply)
+
+    async def _call(
+        self,
+        operation: Script,
+        owner: Owner,
+        session_id: str,
+        *arguments: Argument,
+        keys: Sequence[bytes] = (),
+        writes: bool = True,
+        repeatable: bool = False,
+    ) -> Any:
+        whose, name = owner_part(owner), session_id.encode()
+        return await self.server.run(
+            operation,
+            (*_keys(self.server.tag(whose), whose, name), *keys),
+            (self.now(), whose, name, *arguments),
+            writes=writes,
+            repeatable=repeatable,
+        )
+
+    def _own_keys(self, whose: bytes, session_id: str) -> Sequence[bytes]:
+        return _keys(self.server.tag(whose), whose, session_id.encode())[:4]
+
+    def _quota(self, quota: SessionQuota) -> tuple[Argument, Argument, Argument]:
+        if quota.max_sessions is not None and self.server.shards > 1:
+            raise ConfigurationError(
+                f"max_sessions counts all sessions, and {self.server.name} has them in {self.server.shards} shards, of which"
+                " none knows of the others: set max_sessions_per_user, or shards=1 before there are sessions"
+            )
+        limits = (quota.max_sessions, quota.max_sessions_per_user)
+        limit, limit_of_user = (b"" if each is None else each for each in limits)
+        return quota.ttl, limit, limit_of_user
+
+
+def _keys(tag: bytes, whose: bytes, name: bytes) -> tuple[bytes, ...]:
+    """`session.lua` says what they are."""
+    own = whose + name
+    return (
+        tag + b"s" + own,
+        tag + b"m" + own,
+        tag + b"b" + own,
+        tag + b"c" + own,
+        tag + b"o" + whose,
+        tag + b"x",
+        tag + b"n",
+    )
+
+
+def _fields(fields: SessionFields) -> tuple[Argument, ...]:
+    return fields.agent_id, fields.data, b"1" if fields.closed else b"0"
+
+
+def _lease(lease: LeaseToken | None) -> tuple[Argument, Argument]:
+    return (b"", b"") if lease is None else (lease.holder, lease.fence)
+
+
+def _batch(batch: MessageBatch | None) -> tuple[Argument, Argument]:
+    """How many messages, and what is kept of them."""
+    return (0, b"") if batch is None or not batch.messages else (len(batch.messages), batch.data)
