@@ -32,6 +32,7 @@ TESTING_LIBRARIES = CORE_LIBRARIES | {"hypothesis", "pytest", "trio"}
 LIBRARY_OF = {
     "httpx2": "openai",  # the transport of openai's client; whoever sets its timeouts and pool names both
     "bson": "pymongo",
+    "langchain_core": "langgraph",  # the types that langgraph's own signatures name
 }
 
 
