@@ -27,6 +27,16 @@ class LogBounds(Value, frozen=True, kw_only=True):
                 details={"limit": self.max_bytes, "found": largest},
             )
 
+    def newest(self, events: Sequence[bytes]) -> Sequence[bytes]:
+        """The last of the events, as many as are kept."""
+        size, begin = 0, len(events)
+        for place in range(len(events) - 1, max(-1, len(events) - 1 - self.max_events), -1):
+            size += len(events[place])
+            if size > self.max_bytes:
+                break
+            begin = place
+        return events[begin:]
+
 
 class LoggedEvent(Value, frozen=True, kw_only=True):
     """An event of a log: `sequence` counts from 1, without a hole."""

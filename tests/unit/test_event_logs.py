@@ -7,6 +7,26 @@ from agent_runtime import ConfigurationError, LogBounds, LoggedEvent, MemoryEven
 OWNER = Owner(tenant_id=None, user_id="ann")
 
 
+@pytest.mark.parametrize(
+    ("sizes", "kept"),
+    [
+        ([], 0),
+        ([1], 1),
+        ([1, 1, 1], 3),
+        ([1, 1, 1, 1], 3),
+        ([4, 6], 2),
+        ([5, 6], 1),
+        ([1, 0, 10], 2),
+        ([0, 10, 0], 3),
+        ([9, 1, 1, 0], 3),
+    ],
+)
+def test_the_newest_within_the_bounds_are_kept(sizes: list[int], kept: int) -> None:
+    events = [bytes(size) for size in sizes]
+    newest = LogBounds(max_events=3, max_bytes=10).newest(events)
+    assert newest == events[len(events) - kept :]
+
+
 class Clock:
     def __init__(self) -> None:
         self.now = 1_000.0

@@ -1,0 +1,119 @@
+-- Rate limits, counted as `RateCell` counts them, so that from the levels the caller can tell what was decided here.
+
+-- `key` is the SHA-256 of the key's parts. Nothing of the burst is used any more from `empty_at` on.
+CREATE TABLE agent_runtime.rate_cells (
+    key bytea PRIMARY KEY,
+    level double precision NOT NULL,
+    at double precision NOT NULL,
+    empty_at double precision NOT NULL
+);
+
+CREATE INDEX rate_cells_empty_at ON agent_runtime.rate_cells (empty_at);
+
+CREATE FUNCTION agent_runtime.drained(
+    level double precision, at double precision, speed double precision, t double precision
+) RETURNS double precision LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN t > at THEN greatest(level - (t - at) * speed, 0) ELSE coalesce(level, 0) END
+$$;
+
+-- When a cell of this level is empty, where a level as high as `ceiling` takes `span` seconds. A number that becomes too small
+-- is an error in PostgreSQL, and here a billionth of the span.
+CREATE FUNCTION agent_runtime.empty_at(
+    level double precision, ceiling double precision, span double precision, t double precision
+) RETURNS double precision LANGUAGE sql IMMUTABLE AS $$
+    SELECT t + span * (greatest(level, ceiling * 1e-9) / ceiling)
+$$;
+
+-- The levels at `t`, in the order of the keys; whether the costs fit, and whether a cell is of a time that is still to come.
+CREATE FUNCTION agent_runtime.rate_levels(
+    keys bytea[], costs double precision[], speeds double precision[], ceilings double precision[], t double precision,
+    OUT levels double precision[], OUT fit boolean, OUT ahead boolean
+) LANGUAGE plpgsql SET enable_seqscan = off AS $$
+BEGIN
+    SELECT array_agg(now.level ORDER BY place), bool_and(now.level + cost <= ceiling), bool_or(cell.at > t)
+      INTO levels, fit, ahead
+      FROM unnest(keys, costs, speeds, ceilings) WITH ORDINALITY AS asked (key, cost, speed, ceiling, place)
+      LEFT JOIN LATERAL (
+          SELECT level, at FROM agent_runtime.rate_cells WHERE rate_cells.key = asked.key OFFSET 0
+      ) AS cell ON true
+     CROSS JOIN LATERAL (SELECT agent_runtime.drained(cell.level, cell.at, speed, t) AS level OFFSET 0) AS now;
+END
+$$;
+
+-- Have the cells of the keys, new ones where there are none. In one order, so that no two wait for each other in a ring.
+CREATE FUNCTION agent_runtime.rate_locked(keys bytea[], t double precision) RETURNS void LANGUAGE plpgsql
+SET enable_seqscan = off AS $$
+BEGIN
+    INSERT INTO agent_runtime.rate_cells AS cell (key, level, at, empty_at)
+    SELECT DISTINCT asked.key, 0, t, t FROM unnest(keys) AS asked (key) ORDER BY asked.key
+    ON CONFLICT (key) DO UPDATE SET level = cell.level WHERE false; -- locked all the same
+END
+$$;
+
+CREATE FUNCTION agent_runtime.rate_cells_free(t double precision) RETURNS void LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+BEGIN
+    DELETE FROM agent_runtime.rate_cells WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM agent_runtime.rate_cells WHERE empty_at <= t LIMIT 100 FOR UPDATE SKIP LOCKED
+    ));
+END
+$$;
+
+CREATE FUNCTION agent_runtime.rate_peek(
+    keys bytea[], costs double precision[], speeds double precision[], ceilings double precision[], clock double precision
+) RETURNS double precision[] LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN (agent_runtime.rate_levels(keys, costs, speeds, ceilings, agent_runtime.moment(clock))).levels;
+END
+$$;
+
+-- The levels as they were before. What does not fit is only read: nothing of it goes to the disk. What may fit is looked at
+-- again under the locks, and at the time that it is then, so that nobody's time is later.
+CREATE FUNCTION agent_runtime.rate_take(
+    keys bytea[], costs double precision[], speeds double precision[], ceilings double precision[], clock double precision,
+    spans double precision[]
+) RETURNS double precision[] LANGUAGE plpgsql SET enable_seqscan = off AS $$
+DECLARE
+    t double precision := agent_runtime.moment(clock);
+    seen record;
+BEGIN
+    seen := agent_runtime.rate_levels(keys, costs, speeds, ceilings, t);
+    IF NOT (seen.fit OR seen.ahead) THEN
+        RETURN seen.levels;
+    END IF;
+    PERFORM agent_runtime.rate_locked(keys, t);
+    t := agent_runtime.moment(clock);
+    seen := agent_runtime.rate_levels(keys, costs, speeds, ceilings, t);
+    UPDATE agent_runtime.rate_cells AS cell
+       SET level = new.level, at = t, empty_at = agent_runtime.empty_at(new.level, new.ceiling, new.span, t)
+      FROM (
+          SELECT key, level + CASE WHEN seen.fit THEN cost ELSE 0 END AS level, ceiling, span
+            FROM unnest(keys, seen.levels, costs, ceilings, spans) AS asked (key, level, cost, ceiling, span)
+      ) AS new
+     WHERE cell.key = new.key;
+    PERFORM agent_runtime.rate_cells_free(t);
+    RETURN seen.levels;
+END
+$$;
+
+-- One after the other: a key may be among them more than once.
+CREATE FUNCTION agent_runtime.rate_settle(
+    keys bytea[], costs double precision[], speeds double precision[], ceilings double precision[], clock double precision,
+    spans double precision[], used double precision[]
+) RETURNS void LANGUAGE plpgsql SET enable_seqscan = off AS $$
+DECLARE
+    t double precision;
+    n integer;
+BEGIN
+    PERFORM agent_runtime.rate_locked(keys, agent_runtime.moment(clock));
+    t := agent_runtime.moment(clock);
+    FOR n IN 1..cardinality(keys) LOOP
+        UPDATE agent_runtime.rate_cells
+           SET level = greatest(agent_runtime.drained(level, at, speeds[n], t) + used[n] - costs[n], 0), at = t
+         WHERE key = keys[n];
+        UPDATE agent_runtime.rate_cells SET empty_at = agent_runtime.empty_at(level, ceilings[n], spans[n], t)
+         WHERE key = keys[n];
+    END LOOP;
+    PERFORM agent_runtime.rate_cells_free(t);
+END
+$$;
