@@ -11,7 +11,18 @@ from importlib import resources
 from agent_runtime import ConfigurationError
 from agent_runtime_adapters.postgres.fitness import Connection
 
-MIGRATIONS: Sequence[Sequence[str]] = ((),)
+MIGRATIONS: Sequence[Sequence[str]] = (
+    (
+        "001_sessions.sql",
+        "001_session_making.sql",
+        "001_session_rows.sql",
+        "001_session_content.sql",
+        "001_session_runs.sql",
+        "001_key_values.sql",
+        "001_rate_limits.sql",
+        "001_event_logs.sql",
+    ),
+)
 
 # The table that marks a schema as ours.
 _VERSIONS = """
