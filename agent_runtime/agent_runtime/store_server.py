@@ -160,6 +160,10 @@ class StoreServer(ABC, Generic[C]):
         # What a loop that has ended left open is the garbage collector's: nobody can close it in another loop.
         self._loop, self._connection, self._connecting, self._background = loop, None, asyncio.Lock(), Background()
 
+    async def settled(self) -> None:
+        """Return when no call is in flight, those of callers that were cancelled included."""
+        await self._background.ended()
+
     async def rest(self) -> None:
         """Wait for the calls in flight and disconnect; the next call connects again."""
         if self._loop is None or self._loop.is_closed():

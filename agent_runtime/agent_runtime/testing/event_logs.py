@@ -13,7 +13,7 @@ from agent_runtime.event_log import EventLog, LogBounds, LogPage
 from agent_runtime.ids import new_id
 from agent_runtime.session_store import Refusal
 from agent_runtime.testing.session_samples import EVERY_BYTE, OWNER, OWNERS, any_owners, done, some, together
-from agent_runtime.testing.store_faults import whole_or_not_at_all
+from agent_runtime.testing.store_faults import settled, whole_or_not_at_all
 from agent_runtime.types import Owner
 
 Operation: TypeAlias = Callable[[EventLog, Owner, float], Coroutine[Any, Any, object]]
@@ -266,6 +266,7 @@ class EventLogContract:
             await store.append(owner, "s", [b"a", b"b"], expected=0, ttl=self.ttl, operation="o1")
 
         async def look(owner: Owner) -> list[LogPage | None]:
+            await settled(store)
             return [await store.read(owner, "s"), await store.read(owner, "new")]
 
         await whole_or_not_at_all(furnish, lambda owner: _OPERATIONS[name](store, owner, self.ttl), look, again=True)

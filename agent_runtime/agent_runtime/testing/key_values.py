@@ -13,7 +13,7 @@ from agent_runtime.ids import new_id
 from agent_runtime.key_value_store import MAX_VALUE_BYTES, KeyValueStore
 from agent_runtime.session_store import Refusal
 from agent_runtime.testing.session_samples import EVERY_BYTE, OWNER, OWNERS, any_owners, done, some, together
-from agent_runtime.testing.store_faults import whole_or_not_at_all
+from agent_runtime.testing.store_faults import settled, whole_or_not_at_all
 from agent_runtime.types import Owner
 
 Operation: TypeAlias = Callable[[KeyValueStore, Owner, float], Coroutine[Any, Any, object]]
@@ -330,6 +330,7 @@ class KeyValueStoreContract:
             await store.set(owner, "other", b"old", ttl=self.ttl)
 
         async def look(owner: Owner) -> list[bytes | None]:
+            await settled(store)
             found = [await store.get(owner, key) for key in ("k", "other", "added")]
             return [None if stored is None else stored.value for stored in found]
 

@@ -12,7 +12,7 @@ from agent_runtime.errors import InvalidInput
 from agent_runtime.ids import new_id
 from agent_runtime.rate_limit_store import Charge, RateKey, RateLimit, RateLimitStore, Settlement
 from agent_runtime.testing.session_samples import OWNERS, together
-from agent_runtime.testing.store_faults import whole_or_not_at_all
+from agent_runtime.testing.store_faults import settled, whole_or_not_at_all
 from agent_runtime.types import Owner
 
 Operation: TypeAlias = Callable[[RateLimitStore, Charge], Coroutine[Any, Any, object]]
@@ -239,6 +239,7 @@ class RateLimitStoreContract:
             await store.take([charge(owner, 5)])
 
         async def look(owner: Owner) -> int:
+            await settled(store)
             return round((await store.peek([charge(owner, 0)])).allowances[0].remaining)
 
         await whole_or_not_at_all(furnish, lambda owner: _OPERATIONS[name](store, charge(owner, 3)), look, again=False)

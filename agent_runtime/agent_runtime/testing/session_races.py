@@ -12,6 +12,7 @@ from agent_runtime.sessions import SessionManager
 from agent_runtime.testing.session_calls import OPERATIONS, Operation, Pictured, picture_of
 from agent_runtime.testing.session_contract import SessionContract
 from agent_runtime.testing.session_samples import OWNER, OWNERS, TURN, cut, done, some, together
+from agent_runtime.testing.store_faults import settled
 from agent_runtime.types import Message, Owner
 
 
@@ -114,6 +115,7 @@ class SessionRaces(SessionContract):
             s = self.calls(store, Owner(tenant_id=None, user_id=new_id()))
             lease = await s.furnish()
             finished = await cut(partial(operation, s, lease), turns)
+            await settled(store)
             assert await picture_of(store, s.owner) in ([after] if finished else [before, after]), turns
             await operation(s, lease)
             assert await picture_of(store, s.owner) == after, turns
@@ -129,6 +131,7 @@ class SessionRaces(SessionContract):
             s = self.calls(store, cut_off[-1])
             lease = await s.furnish()
             finished = await cut(partial(s.renew, lease, seconds=self.ttl * 3), len(cut_off) - 1)
+        await settled(store)
         await self.advance(self.ttl * 1.5)
         left = [await self.calls(store, owner).read() for owner in cut_off]
         assert left[-1] is not None
