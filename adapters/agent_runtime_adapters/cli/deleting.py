@@ -66,5 +66,5 @@ def _delete_all(sessions: OpenSessions, owner: Owner, *, yes: bool) -> int:
 
 
 def _stake(sessions: OpenSessions, owner: Owner, wanted: list[str]) -> list[str]:
-    runs = [bool(sessions.ask(sessions.manager.stored_runs, session_id, owner=owner)) for session_id in wanted]
-    return [f"{sum(runs):,} of them have unfinished runs"] if any(runs) else []
+    runs = sum(bool(sessions.ask(sessions.manager.stored_runs, session_id, owner=owner)) for session_id in wanted)
+    return [f"{runs:,} of them {'has' if runs == 1 else 'have'} unfinished runs"] if runs else []

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+import msgspec
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from agent_runtime import SessionManager, Stores, open_stores
@@ -25,7 +26,7 @@ KEPT = 90 * 86_400.0
 
 _SQLITE = "sqlite:///"
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+:", re.IGNORECASE)  # of two letters at least: C: is a drive
-_SECRET = re.compile(r"([?&;][^=&;]*(?:pass|pwd|secret|token|key|auth|cred)[^=&;]*=)[^&;]*", re.IGNORECASE)
+_SECRET = re.compile(r"([?&;#][^=&;]*(?:pass|pwd|secret|token|key|auth|cred)[^=&;]*=)[^&;]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,8 @@ class Kept:
 def kept(db: str | None, *, reads: bool = False) -> Kept:
     """What is meant: the option, the environment's, or the file of the current folder.
 
+    Options of `open_stores` follow a URL, as in `redis://localhost:6379/0#prefix=shop&timeout=10`.
+
     With `reads` a file must be there: what only reads makes none. Raises `CommandFailed` for a missing file, a folder and
     memory, `ConfigurationError` for a URL that nobody opens or whose library is missing.
     """
@@ -56,7 +59,8 @@ def kept(db: str | None, *, reads: bool = False) -> Kept:
         )
     if where.lower().startswith(_SQLITE) and len(where) > len(_SQLITE):
         return _file(Path(where[len(_SQLITE) :]), reads=reads)
-    stores = open_stores(where)
+    url, _, options = where.partition("#")
+    stores = open_stores(url, **_options(options))
     return Kept(stores.name, stores)
 
 
@@ -75,6 +79,23 @@ def without_password(where: str) -> str:
     user, has_password, _ = who.partition(":")
     hidden = f"{user}:***{at}{place}" if has_password else f"{who}{at}{place}"
     return _SECRET.sub(r"\1***", f"{scheme}{colon}{start}{hidden}")
+
+
+def _options(text: str) -> dict[str, Any]:
+    """Each value is taken as JSON where it is JSON, and as text otherwise."""
+    options = dict[str, Any]()
+    for option in text.split("&") if text else ():
+        name, equals, value = option.partition("=")
+        if not equals or not name.isidentifier():
+            raise CommandFailed(
+                "after the # of a store's URL come options, as in #prefix=shop&timeout=10",
+                hint="a # in a password is written %23",
+            )
+        try:
+            options[name] = msgspec.json.decode(value)
+        except msgspec.DecodeError:
+            options[name] = value
+    return options
 
 
 def _file(path: Path, *, reads: bool) -> Kept:
