@@ -24,7 +24,7 @@ from agent_runtime import SessionManager
 
 LEASE = 0.3
 LANES = 4
-OPTIONS = {"busy_timeout": 0.6}
+OPTIONS = {"sqlite": {"busy_timeout": 0.6}}
 ACCEPTED = "stale writes accepted"
 NO_CONFLICT = "stale runs that did not end with a conflict"
 NOT_TAKEN = "pauses in the middle of a commit, which keep the file locked"
@@ -65,7 +65,7 @@ class Pause:
             session=session,
             lease=LEASE,
             reconciles=False,  # an answer that holds takes an outside world that knows of the pause
-            options=OPTIONS,
+            options=OPTIONS.get(fences.store, {}),
         )
 
     async def run(self) -> None:
@@ -88,7 +88,7 @@ class Pause:
     async def _while_the_other_is_paused(self, paused: Worker, other: Worker) -> set[int]:
         other.signal(signal.SIGSTOP)
         run = next(line.run for line in self._lines() if line.what == "acquired")
-        async with DURABLE[self._fences.store](self._folder, **OPTIONS) as store:
+        async with DURABLE[self._fences.store](self._folder, **OPTIONS.get(self._fences.store, {})) as store:
             had = [digest(entry) for entry in await store.entries(OWNER, self._session, run)]
         paused.signal(signal.SIGCONT)
         await paused.outcome()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import anyio
 import msgspec
+from tests.faults.places import server
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "build" / "faults"
@@ -133,7 +134,8 @@ def main(program: Program, stores: Mapping[str, object], *, count: int, descript
     parser.add_argument("--report", type=Path, help="write the figure as JSON")
     options = parser.parse_args()
     logging.disable(logging.WARNING)  # the runtime says what it could not store; here that is the plan
-    figure = anyio.run(program, options.store, options.n, options.seed)
+    with server(options.store):
+        figure = anyio.run(program, options.store, options.n, options.seed)
     print(figure)
     if options.report is not None:
         options.report.write_bytes(msgspec.json.format(msgspec.json.encode(figure)))

@@ -1,13 +1,14 @@
 """A thousand runs at once at the edge of their quotas: `python -m tests.faults.limits -n 100 --store sqlite`.
 
 In each round as many runs of one user are let in as the quota says, and not one more; tokens that are used never pass
-theirs. On the memory store the runs are tasks of one process, otherwise of four processes that share a file.
+theirs. On the memory store the runs are tasks of one process, otherwise of four processes that share a file or a server.
 """
 
 import tempfile
 import time
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -17,6 +18,7 @@ import anyio.lowlevel
 import msgspec
 from anyio.to_thread import run_sync
 from tests.faults.figures import Figure, Tally, main
+from tests.faults.places import SERVERS, stores_on
 from tests.faults.processes import PATIENCE, context, started
 from tests.faults.worker import STARTED, alone
 
@@ -117,7 +119,17 @@ async def sqlite(folder: Path) -> AsyncGenerator[RateLimitStore]:
         yield store
 
 
-STORES = {"memory": memory, "sqlite": sqlite}
+@asynccontextmanager
+async def on_server(name: str, folder: Path) -> AsyncGenerator[RateLimitStore]:
+    async with stores_on(name, folder) as stores:
+        yield stores.rate_limits
+
+
+STORES: Mapping[str, Callable[[Path], AbstractAsyncContextManager[RateLimitStore]]] = {
+    "memory": memory,
+    "sqlite": sqlite,
+    **{name: partial(on_server, name) for name in SERVERS},
+}
 
 
 def worker(store: str, folder: str, rounds: int, barrier: Barrier, told: Connection) -> None:

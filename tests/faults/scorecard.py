@@ -15,12 +15,14 @@ from xml.etree import ElementTree
 
 import msgspec
 from tests.faults.figures import FOLDER, ROOT, Figure, commit, committed_at, stamped
+from tests.faults.places import DURABLE, STORES
 
 PAGE = ROOT / "docs" / "reliability.md"
 BEGIN = "<!-- {}: begin, written by python -m tests.faults.scorecard -->"
 END = "<!-- {}: end -->"
 TESTED = FOLDER / "soak.xml"  # what pytest says of the tests with the full counts
-BOTH = ("memory", "sqlite")
+EACH = tuple(STORES)
+KEPT = tuple(DURABLE)
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -35,21 +37,21 @@ class Line(msgspec.Struct, frozen=True):
 
 
 SESSIONS = (
-    Line("R1", "a cancellation at every await of 8 scenarios, by a scope and natively", BOTH, "cancel", 3),
-    Line("R2", "every store call fails, before or after its effect, once and four times", BOTH, "outage", 1),
-    Line("R3", "a worker killed with SIGKILL at any moment", ("sqlite",), "kill", 200),
-    Line("R5", "one run resumed by 8 workers at once", BOTH, "race", 200),
-    Line("R6", "a worker paused for longer than its lease", ("sqlite",), "fence", 100),
-    Line("R7", "the store's clock steps by an hour between calls", BOTH, "skew", 500),
-    Line("R8", "random sequences of calls, compared with a model", BOTH, words=("tests.machines",)),
+    Line("R1", "a cancellation at every await of 8 scenarios, by a scope and natively", EACH, "cancel", 3),
+    Line("R2", "every store call fails, before or after its effect, once and four times", EACH, "outage", 1),
+    Line("R3", "a worker killed with SIGKILL at any moment", KEPT, "kill", 200),
+    Line("R5", "one run resumed by 8 workers at once", EACH, "race", 200),
+    Line("R6", "a worker paused for longer than its lease", KEPT, "fence", 100),
+    Line("R7", "the store's clock steps by an hour between calls", EACH, "skew", 500),
+    Line("R8", "random sequences of calls, compared with a model", EACH, words=("tests.machines",)),
     Line("R12", "streams left at every event, in every way", ("any",), words=("tests.reliability.test_streams",)),
-    Line("R17", "a service told to end, with SIGTERM, under load", ("sqlite",), "drain", 50),
-    Line("R19", "what is stored, with a byte changed", BOTH, "damage", 10_000),
-    Line("S3", "owners with names that look alike", BOTH, "isolation", 5_000),
-    Line("S4", "hostile records", BOTH, "foreign", 1),
+    Line("R17", "a service told to end, with SIGTERM, under load", KEPT, "drain", 50),
+    Line("R19", "what is stored, with a byte changed", ("memory", "sqlite"), "damage", 10_000),
+    Line("S3", "owners with names that look alike", EACH, "isolation", 5_000),
+    Line("S4", "hostile records", EACH, "foreign", 1),
 )
 LAYERS = (
-    Line("R18", "a thousand runs at once at the edge of a quota, in one process and in four", BOTH, "limits", 100),
+    Line("R18", "a thousand runs at once at the edge of a quota, in one process and in four", EACH, "limits", 100),
     Line(
         "S5", "secrets in 12 places, looked for in all that is told", ("any",), words=("tests.security.test_canaries",)
     ),

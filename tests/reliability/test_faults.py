@@ -20,8 +20,8 @@ from agent_runtime import SessionManager
 
 SEED = time.time_ns() % 1_000_000 if SOAK else 7
 
-durable = pytest.mark.parametrize("store", DURABLE)
-every = pytest.mark.parametrize("store", STORES)
+durable = pytest.mark.parametrize("store", DURABLE, indirect=True)
+every = pytest.mark.parametrize("store", STORES, indirect=True)
 
 
 def made(program: Program, store: str, *, few: int, full: int) -> Figure:

@@ -95,9 +95,9 @@ class Program(ABC):
 
 
 @contextmanager
-def served(kind: type[Program]) -> Generator[str]:
-    """The URL of the server that the environment names, or of one that runs until the end of the block."""
-    given = os.environ.get(kind.variable)
+def served(kind: type[Program], url: str | None = None) -> Generator[str]:
+    """`url`, or that of the server that the environment names, or of one that runs until the end of the block."""
+    given = url or os.environ.get(kind.variable)
     if given:
         yield given
         return
