@@ -22,7 +22,7 @@ from agent_runtime.types import Value
 
 MAX_EVENT_BYTES = 256 << 10
 """The largest event that is sent."""
-NEVER_SETTLED = "each consumer that had it went away without a word"
+NEVER_SETTLED = "no consumer that had it has said what became of it"
 """The reason of what the next fetch has buried."""
 
 

@@ -1,13 +1,20 @@
-"""The stores of values, rate limits and events in Redis keep the promises of the contracts."""
+"""The stores of values, rate limits and events in Redis, and its topics, keep the promises of the contracts."""
 
 from collections.abc import AsyncGenerator, Callable
 
+import anyio
 import pytest
 
-from agent_runtime import EventLog, KeyValueStore, RateLimitStore
+from agent_runtime import EventLog, EventTransport, KeyValueStore, RateLimitStore
 from agent_runtime.ids import new_id
-from agent_runtime.testing import EventLogContract, KeyValueStoreContract, RateLimitStoreContract
+from agent_runtime.testing import (
+    EventLogContract,
+    EventTransportContract,
+    KeyValueStoreContract,
+    RateLimitStoreContract,
+)
 from agent_runtime_adapters.redis.event_logs import RedisEventLog
+from agent_runtime_adapters.redis.event_transport import RedisEventTransport
 from agent_runtime_adapters.redis.key_values import RedisKeyValueStore
 from agent_runtime_adapters.redis.rate_limits import RedisRateLimitStore
 
@@ -75,6 +82,30 @@ class TestRedisEventLog(EventLogContract):
 
     async def reopen(self, store: EventLog) -> EventLog:
         assert store is self.last
+        await self.last.aclose()
+        self.last = self.open()
+        return self.last
+
+
+class TestRedisEventTransport(EventTransportContract):
+    idle = 0.3
+    slack = 100
+
+    @pytest.fixture
+    async def transport(self, redis_url: str) -> AsyncGenerator[EventTransport]:
+        prefix = new_id()
+        self.open: Callable[[], RedisEventTransport] = lambda: RedisEventTransport(
+            redis_url, bounds=self.bounds, prefix=prefix, shards=4
+        )
+        self.last = self.open()
+        yield self.last
+        await self.last.aclose()
+
+    async def advance(self, seconds: float) -> None:
+        await anyio.sleep(seconds)
+
+    async def reopen(self, transport: EventTransport) -> EventTransport:
+        assert transport is self.last
         await self.last.aclose()
         self.last = self.open()
         return self.last

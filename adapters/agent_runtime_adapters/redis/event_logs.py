@@ -9,7 +9,7 @@ from typing_extensions import Unpack
 
 from agent_runtime import CorruptRecord, LogBounds, LoggedEvent, LogPage, Owner, Refusal
 from agent_runtime_adapters.redis.keys import owner_part
-from agent_runtime_adapters.redis.lua import script
+from agent_runtime_adapters.redis.lua import Argument, script
 from agent_runtime_adapters.redis.server import RedisServer, RedisStore, ServerOptions
 
 _APPEND = script("log_append", "clock", "indexed", "logs")
@@ -55,9 +55,9 @@ class RedisEventLog(RedisStore):
         kept = _newest(events, self._bounds)
         options = _OPTIONS.pack(close, len(events) - len(kept), self._bounds.max_events, self._bounds.max_bytes)
         digest = hashlib.blake2b(operation.encode(), digest_size=16).digest()
-        arguments = [self.now(), repr(ttl), stream, expected, digest, options, *map(_sealed, kept)]
+        begin: list[Argument] = [self.now(), ttl, stream, expected, digest, options]
         answer: int | bytes = await self.server.run(
-            _APPEND, [place.log, place.events, place.index], arguments, repeatable=True
+            _APPEND, [place.log, place.events, place.index], [*begin, *map(_sealed, kept)], repeatable=True
         )
         return Refusal(answer.decode()) if isinstance(answer, bytes) else answer
 

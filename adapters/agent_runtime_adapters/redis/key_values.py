@@ -6,7 +6,7 @@ import zlib
 
 from agent_runtime import CorruptRecord, Owner, Refusal, StoredValue, check_entry
 from agent_runtime_adapters.redis.keys import owner_part
-from agent_runtime_adapters.redis.lua import script
+from agent_runtime_adapters.redis.lua import Argument, script
 from agent_runtime_adapters.redis.server import RedisStore
 
 _GET = script("value_get", "clock")
@@ -60,7 +60,7 @@ class RedisKeyValueStore(RedisStore):
         check_entry(key, value, ttl=ttl)
         place = _Place(self, owner, key)
         body = zlib.crc32(value).to_bytes(4) + value
-        arguments = [self.now(), repr(ttl), place.member, condition, operation, body]
+        arguments: list[Argument] = [self.now(), ttl, place.member, condition, operation, body]
         keys = [place.value, place.index, place.versions]
         repeatable = operation != _NO_OPERATION
         answer: int | bytes = await self.server.run(_PUT, keys, arguments, repeatable=repeatable)

@@ -2,7 +2,6 @@
 
 import struct
 from collections.abc import Sequence
-from itertools import chain
 
 from agent_runtime import Allowance, Charge, RateCell, RateKey, Settlement, Taken, admit, check_charges
 from agent_runtime_adapters.redis.lua import script
@@ -28,11 +27,7 @@ class RedisRateLimitStore(RedisStore):
         if not charges:
             return _NOTHING
         check_charges(charges)
-        numbers = [
-            (limit.rate, limit.period, limit.burst, limit.ceiling, charge.cost)
-            for charge in charges
-            if (limit := charge.limit)
-        ]
+        numbers = [number for charge in charges for number in _asked(charge)]
         arguments = [self.now(), _doubles(numbers)]
         answer: bytes = await self.server.run(_TAKE, [self._place(charge.key) for charge in charges], arguments)
         allowances = tuple(
@@ -53,11 +48,7 @@ class RedisRateLimitStore(RedisStore):
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         if not settlements:
             return
-        numbers = [
-            (charge.limit.rate, charge.limit.period, settlement.used, charge.cost)
-            for settlement in settlements
-            if (charge := settlement.charge)
-        ]
+        numbers = [number for settlement in settlements for number in _used(settlement)]
         keys = [self._place(settlement.charge.key) for settlement in settlements]
         await self.server.run(_SETTLE, keys, [self.now(), _doubles(numbers)])
 
@@ -76,6 +67,15 @@ def _part(part: str | None) -> bytes:
     return b"%d:%s" % (len(data), data)
 
 
-def _doubles(numbers: Sequence[tuple[float, ...]]) -> bytes:
-    flat = list(chain.from_iterable(numbers))
-    return struct.pack(f">{len(flat)}d", *flat)
+def _asked(charge: Charge) -> tuple[float, ...]:
+    limit = charge.limit
+    return limit.rate, limit.period, limit.burst, limit.ceiling, charge.cost
+
+
+def _used(settlement: Settlement) -> tuple[float, ...]:
+    limit = settlement.charge.limit
+    return limit.rate, limit.period, settlement.used, settlement.charge.cost
+
+
+def _doubles(numbers: Sequence[float]) -> bytes:
+    return struct.pack(f">{len(numbers)}d", *numbers)
