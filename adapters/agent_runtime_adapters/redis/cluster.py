@@ -1,7 +1,7 @@
 """A Redis Cluster: each call goes to the node that serves its keys, which redis-py knows."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.retry import Retry
@@ -51,14 +51,22 @@ class Cluster:
     async def _make(self, call: Call) -> None:
         call.is_sent = True
         try:
-            call.answer(await self._client.execute_command(*call.command))
+            call.answer(await self._answer(call))
         except NoScriptError:
-            call.by_name = call.is_sent = False
+            call.spell_out()
         except ResponseError as error:
             call.fail(error)
         except LOST as error:
             call.is_sent = not is_unsent(error)
             raise
+
+    async def _answer(self, call: Call) -> object:
+        if not call.then:
+            return cast(object, await self._client.execute_command(*call.command))
+        pipeline = self._client.pipeline(transaction=True)
+        for command in (call.command, *call.then):
+            pipeline = pipeline.execute_command(*command)
+        return await pipeline.execute()
 
     async def aclose(self) -> None:
         await self._client.aclose()

@@ -10,7 +10,6 @@ from redis.exceptions import NoPermissionError, NoScriptError, RedisError, Respo
 
 import agent_runtime_adapters.redis.fitness as fitness
 from agent_runtime import StoreUnavailable
-from agent_runtime_adapters.redis.commands import packed
 from agent_runtime_adapters.redis.failures import REFUSED, is_demoted
 from agent_runtime_adapters.redis.fitness import Durability
 from agent_runtime_adapters.redis.pipeline import Call
@@ -96,7 +95,7 @@ class Wire:
         try:
             for call in calls:
                 call.is_sent = True
-            await connection.send_packed_command([packed(call.command) for call in calls], check_health=False)
+            await connection.send_packed_command([call.data for call in calls], check_health=False)
             for call in calls:
                 await self._read(connection, call)
         except BaseException:
@@ -105,9 +104,9 @@ class Wire:
 
     async def _read(self, connection: Connection, call: Call) -> None:
         try:
-            call.answer(cast(object, await connection.read_response(disconnect_on_error=False)))
+            call.answer(await _reply(connection) if not call.then else await _replies(connection, 2 + len(call.then)))
         except NoScriptError:
-            call.by_name = call.is_sent = False
+            call.spell_out()
         except (ResponseError, *REFUSED) as error:
             call.fail(error)
             if is_demoted(error):
@@ -127,6 +126,25 @@ class Wire:
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.disconnect(nowait=True)
+
+
+async def _reply(connection: Connection) -> object:
+    return cast(object, await connection.read_response(disconnect_on_error=False))
+
+
+async def _replies(connection: Connection, before: int) -> object:
+    """What EXEC answers, behind so many answers that say nothing; the first error of all, also of one inside of it."""
+    errors: list[Exception] = []
+    replies: object = None
+    for _ in range(before + 1):
+        try:
+            replies = await _reply(connection)
+        except (ResponseError, *REFUSED) as error:
+            errors.append(error)
+    errors += [item for item in cast("list[object]", replies or ()) if isinstance(item, Exception)]
+    if errors:
+        raise errors[0]
+    return replies
 
 
 async def _is_over(connection: Connection) -> bool:

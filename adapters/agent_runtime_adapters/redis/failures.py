@@ -18,7 +18,14 @@ from redis.exceptions import (
     TimeoutError,
 )
 
-from agent_runtime import AgentRuntimeError, ConfigurationError, LimitExceeded, OutcomeUnknown, StoreUnavailable
+from agent_runtime import (
+    AgentRuntimeError,
+    ConfigurationError,
+    CorruptRecord,
+    LimitExceeded,
+    OutcomeUnknown,
+    StoreUnavailable,
+)
 
 LOST = (ConnectionError, TimeoutError, RedisClusterException, ClusterError, OSError)
 """What redis-py raises when a connection is not there, or no longer."""
@@ -84,6 +91,8 @@ def is_demoted(error: Exception) -> bool:
 def _answered(error: ResponseError, name: str) -> AgentRuntimeError:
     """A server has read the command. Each answer but the last one says that it did nothing."""
     code = _code(error)
+    if code == "DAMAGED":
+        return CorruptRecord(f"{name} has something that cannot be read: it is shorter or longer than what was written")
     if code in _WAITING:
         return StoreUnavailable(f"{name} {_WAITING[code]}")
     if code in _REFUSING:

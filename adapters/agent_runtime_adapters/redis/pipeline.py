@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import anyio
 
 from agent_runtime import AgentRuntimeError, OutcomeUnknown, StoreUnavailable
+from agent_runtime_adapters.redis.commands import Command, packed
 from agent_runtime_adapters.redis.lua import Argument, Script
 
 MOST_CALLS = 128  # in one pipeline
@@ -15,27 +16,48 @@ _MOST_BYTES = 262_144  # in one pipeline of more than one call: what is small do
 
 
 class Call:
-    """One script with its arguments, and who waits for the answer. `is_sent` once it may have reached a server."""
+    """One script with its arguments, the commands `then` of the same step, and who waits for the answer.
 
-    __slots__ = ("again", "arguments", "by_name", "is_sent", "outcome", "script", "size", "writes")
+    With commands, the answer is a list of theirs behind the script's. `is_sent` once it may have reached a server.
+    """
+
+    __slots__ = ("again", "arguments", "by_name", "data", "is_sent", "outcome", "script", "then", "writes")
 
     def __init__(
-        self, script: Script, keys: Sequence[Argument], arguments: Sequence[Argument], *, writes: bool, again: bool
+        self,
+        script: Script,
+        keys: Sequence[Argument],
+        arguments: Sequence[Argument],
+        *,
+        then: Sequence[Command] = (),
+        writes: bool,
+        again: bool,
     ) -> None:
         self.script = script
         self.arguments = (len(keys), *keys, *arguments)
-        self.size = sum(len(item) for item in self.arguments if isinstance(item, (bytes, str)))
+        self.then = then
         self.writes = writes
         self.again = again
         self.by_name = True
         self.is_sent = False
+        self.data = self._packed()
         self.outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
     @property
-    def command(self) -> tuple[Argument, ...]:
-        """What is sent: the script's name, or all of it where the server did not know the name."""
+    def command(self) -> Command:
+        """The script's name, or all of it where the server did not know the name."""
         first = ("EVALSHA", self.script.sha) if self.by_name else ("EVAL", self.script.source)
         return (*first, *self.arguments)
+
+    def _packed(self) -> bytes:
+        if not self.then:
+            return packed(self.command)
+        return b"".join(map(packed, (("MULTI",), self.command, *self.then, ("EXEC",))))
+
+    def spell_out(self) -> None:
+        """Nothing ran: send all of the script next time."""
+        self.by_name = self.is_sent = False
+        self.data = self._packed()
 
     def answer(self, reply: object) -> None:
         if not self.outcome.done():
@@ -53,7 +75,7 @@ class Lane(Protocol):
         """Send the calls and answer each, or fail it with the driver's error.
 
         Raises what ends the conversation, which is closed then; what has no outcome was not answered. Without an error, a
-        call has no outcome whose script the server did not know, and neither `by_name` nor `is_sent` is true any more.
+        call has no outcome whose script the server did not know: it was made to `spell_out`.
         """
         ...
 
@@ -124,7 +146,7 @@ class Pipelines:
         batch: list[Call] = []
         size = 0
         while self._waiting and len(batch) < self._most_calls:
-            size += self._waiting[0].size
+            size += len(self._waiting[0].data)
             if batch and size > _MOST_BYTES:
                 break
             call = self._waiting.popleft()
@@ -134,11 +156,11 @@ class Pipelines:
 
     async def _made(self, batch: list[Call]) -> None:
         try:
-            with anyio.fail_after(self._server.timeout):
+            with anyio.move_on_after(self._server.timeout) as limit:
                 await self._exchanged(batch)
-        except TimeoutError:
-            for call in batch:
-                self._late(call)
+            if limit.cancelled_caught:
+                for call in batch:
+                    self._late(call)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is for those who wait
             for call in batch:
                 if not (call.again and call.is_sent):

@@ -58,13 +58,12 @@ def lease(reply: bytes | list[Any], holder: str) -> StoredLease | Refusal:
     return StoredLease(token=LeaseToken(holder=holder, fence=fence), session=stored(session))
 
 
-def messages(reply: Sequence[bytes], last: int | None) -> Sequence[Message]:
-    """All messages, or the last so many, of a reply that begins with their count."""
-    count = int(reply[0])
+def messages(count: int, parts: Sequence[bytes], last: int | None) -> Sequence[Message]:
+    """All messages, or the last so many, of a conversation of `count`, of whose end these are the parts."""
     begin = 0 if last is None else max(0, count - last)
     found: list[Message] = []
     there = following = count
-    for part in reply[1:]:
+    for part in parts:
         first, size = _PART.unpack_from(part)
         if first + size <= begin:
             continue

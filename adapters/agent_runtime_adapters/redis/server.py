@@ -10,6 +10,7 @@ from typing_extensions import Unpack
 import agent_runtime_adapters.redis.failures as failures
 from agent_runtime import AgentRuntimeError, ConfigurationError, ServerStore, StoreServer
 from agent_runtime_adapters.redis.cluster import Cluster
+from agent_runtime_adapters.redis.commands import Command
 from agent_runtime_adapters.redis.connections import Connections
 from agent_runtime_adapters.redis.fitness import Durability
 from agent_runtime_adapters.redis.keys import check_prefix
@@ -88,16 +89,20 @@ class RedisServer(StoreServer[Link]):
         keys: Sequence[Argument],
         arguments: Sequence[Argument],
         *,
+        then: Sequence[Command] = (),
         writes: bool = True,
         repeatable: bool = False,
     ) -> Any:
         """What the script returns, text as bytes. All keys begin with the same tag.
 
+        With `then`, commands that are done in the same step, it is a list of what the script and they return: much that is
+        only read comes faster without passing through a script.
+
         One that only reads, or is `repeatable` (run twice, it does what it does once), is run again, once, when the connection
         was lost. Raises what `do` does.
         """
         self.check()
-        call = Call(script, keys, arguments, writes=writes, again=repeatable or not writes)
+        call = Call(script, keys, arguments, then=then, writes=writes, again=repeatable or not writes)
         return await self._open_pipelines().answered(call)
 
     async def connect(self) -> Link:

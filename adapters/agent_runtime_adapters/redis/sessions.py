@@ -25,6 +25,7 @@ from agent_runtime import (
     StoredSession,
     Unavailable,
 )
+from agent_runtime_adapters.redis.commands import Command
 from agent_runtime_adapters.redis.keys import owner_part
 from agent_runtime_adapters.redis.lua import Argument, Script, script
 from agent_runtime_adapters.redis.server import RedisServer, RedisStore, ServerOptions
@@ -46,7 +47,7 @@ _CREATE, _READ, _WRITE = _one("session_create"), _one("session_read"), _one("ses
 _DELETE, _FORK = _one("session_delete"), _one("session_fork")
 _LIST, _COUNT, _DELETE_ALL = _of_owner("sessions_list"), _of_owner("sessions_count"), _of_owner("sessions_delete")
 _EXPIRE = _one("sessions_expire")
-_APPEND, _MESSAGES = _one("session_append"), _one("session_messages")
+_APPEND, _LENGTH = _one("session_append"), _one("session_length")
 _PUT, _CHECKPOINTS = _one("session_put_checkpoint"), _one("session_checkpoints")
 _DELETE_CHECKPOINTS = _one("session_delete_checkpoints")
 _ACQUIRE, _RENEW, _RELEASE = _with_runs("session_acquire"), _one("session_renew"), _one("session_release")
@@ -126,7 +127,7 @@ class RedisSessionStore(RedisStore):
         *quotas, limit, limit_of_user = self._quota(quota)
         reply = await self._call(
             _FORK, owner, session_id, checkpoint_id, new_id, *quotas, operation, limit, limit_of_user,
-            keys=self._own_keys(owner_part(owner), new_id), repeatable=True,
+            keys=self._keys(owner_part(owner), new_id.encode())[:4], repeatable=True,
         )  # fmt: skip
         return replies.session(reply)
 
@@ -165,8 +166,11 @@ class RedisSessionStore(RedisStore):
         return replies.number(await self._call(_APPEND, owner, session_id, *arguments, repeatable=True))
 
     async def messages(self, owner: Owner, session_id: str, *, last: int | None = None) -> Sequence[Message] | None:
-        reply = await self._call(_MESSAGES, owner, session_id, b"" if last is None else last, writes=False)
-        return None if reply is None else replies.messages(reply, last)
+        # Each append has a message at least: no more of them than messages are asked for.
+        first, end = (0, -1) if last is None else (-last, -1) if last else (1, 0)
+        part = ("LRANGE", self._keys(owner_part(owner), session_id.encode())[1], first, end)
+        count, parts = await self._call(_LENGTH, owner, session_id, then=(part,), writes=False)
+        return None if count is None else replies.messages(int(count), parts, last)
 
     # Checkpoints
 
@@ -242,20 +246,22 @@ class RedisSessionStore(RedisStore):
         session_id: str,
         *arguments: Argument,
         keys: Sequence[bytes] = (),
+        then: Sequence[Command] = (),
         writes: bool = True,
         repeatable: bool = False,
     ) -> Any:
         whose, name = owner_part(owner), session_id.encode()
         return await self.server.run(
             operation,
-            (*_keys(self.server.tag(whose), whose, name), *keys),
+            (*self._keys(whose, name), *keys),
             (self.now(), whose, name, *arguments),
+            then=then,
             writes=writes,
             repeatable=repeatable,
         )
 
-    def _own_keys(self, whose: bytes, session_id: str) -> Sequence[bytes]:
-        return _keys(self.server.tag(whose), whose, session_id.encode())[:4]
+    def _keys(self, whose: bytes, name: bytes) -> tuple[bytes, ...]:
+        return _keys(self.server.tag(whose), whose, name)
 
     def _quota(self, quota: SessionQuota) -> tuple[Argument, Argument, Argument]:
         if quota.max_sessions is not None and self.server.shards > 1:

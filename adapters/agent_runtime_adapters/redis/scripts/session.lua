@@ -1,4 +1,4 @@
--- Sessions. One has four keys, all with the same time to live: `s`, a hash of its fields; `m`, a list of its appends, each the
+-- Sessions. One has four keys, all kept until the same moment: `s`, a hash of its fields; `m`, a list of its appends, each the
 -- place of its first message (8 bytes), how many it has (4) and its data; `b`, a hash of what belongs to it, by one letter and
 -- a name: `a` append operations, `w` write operations, `c` checkpoints, `r` runs, `e` entries of runs; and `c`, the
 -- checkpoints' order. `o` has all of an owner's sessions and `x` all of the shard's, by when their time is up; `n` counts.
@@ -10,15 +10,16 @@ local here = {id = ARGV[3], s = KEYS[1], m = KEYS[2], b = KEYS[3], c = KEYS[4]}
 
 local NAMES = {
   'expires', 'agent', 'closed', 'version', 'count', 'created', 'updated', 'holder', 'fence', 'lent', 'checkpoints', 'runs',
-  'open', 'number', 'operation',
+  'open', 'number', 'operation', 'kept',
 }
+local SLACK = 1.25 -- how much longer the keys are kept than their session lives: few writes have to prolong them
 
 -- The session of these keys, its numbers as text; nil where there is none, or its time is up.
 local function find(keys)
   local values = redis.call('HMGET', keys.s, unpack(NAMES))
   if not values[1] or tonumber(values[1]) <= now then return nil end
-  local session = {keys = keys}
-  for i, name in ipairs(NAMES) do session[name] = values[i] end
+  local session = {keys = keys, was = values}
+  for i = 1, #NAMES do session[NAMES[i]] = values[i] end
   return session
 end
 
@@ -41,7 +42,8 @@ end
 
 -- What `x` has of it: nothing else has these bytes, and `expire` reads from them whose it was.
 local function member(session)
-  return table.concat({session.number, #session.agent, #owner, session.agent .. owner .. session.keys.id}, ':')
+  local agent = session.agent
+  return session.number .. ':' .. #agent .. ':' .. #owner .. ':' .. agent .. owner .. session.keys.id
 end
 
 local function touch(session, ttl)
@@ -59,20 +61,28 @@ local function give_back(session)
   session.holder, session.lent = false, false
 end
 
+-- Keep all keys as long as the session lives. One that is made later is kept by who makes it.
+local function prolong(session)
+  local seconds = (session.expires - now) * SLACK
+  session.kept = text(now + seconds)
+  for _, key in ipairs({session.keys.s, session.keys.m, session.keys.b, session.keys.c}) do keep(key, seconds) end
+  if redis.call('PTTL', o) < seconds * 1000 then keep(o, seconds) end
+end
+
+-- Write what has changed.
 local function save(session)
-  local keys, values = session.keys, {}
-  for _, name in ipairs(NAMES) do
-    if session[name] then
-      values[#values + 1] = name
-      values[#values + 1] = session[name]
-    end
-  end
-  redis.call('HSET', keys.s, unpack(values))
+  local keys, was, changes = session.keys, session.was, {}
   redis.call('ZADD', o, session.expires, keys.id)
   redis.call('ZADD', x, session.expires, member(session))
-  local left = tonumber(session.expires) - now
-  for _, key in ipairs({keys.s, keys.m, keys.b, keys.c}) do keep(key, left) end
-  if redis.call('PTTL', o) < left * 1000 then keep(o, left) end
+  if tonumber(session.expires) > tonumber(session.kept) then prolong(session) end
+  for i = 1, #NAMES do
+    local value = session[NAMES[i]]
+    if value and value ~= was[i] then
+      changes[#changes + 1] = NAMES[i]
+      changes[#changes + 1] = value
+    end
+  end
+  if #changes > 0 then redis.call('HSET', keys.s, unpack(changes)) end
 end
 
 local function remove(session)
@@ -91,7 +101,8 @@ end
 
 -- Add a batch, and return the new message count. Made by an `operation`, it is known by it.
 local function add(session, number, data, operation)
-  redis.call('RPUSH', session.keys.m, struct.pack('>I8I4', session.count, number) .. data)
+  local parts = redis.call('RPUSH', session.keys.m, struct.pack('>I8I4', session.count, number) .. data)
+  if parts == 1 then keep(session.keys.m, session.kept - now) end -- of a new session, `save` does it
   session.count = tostring(session.count + number)
   if operation then redis.call('HSET', session.keys.b, 'a' .. operation, session.count) end
   return tonumber(session.count)
@@ -109,6 +120,7 @@ local function put(session, name, data, count)
   local item = struct.pack('>I8I8d', session.checkpoints, count, now) .. data
   redis.call('HSET', session.keys.b, 'c' .. name, item)
   redis.call('ZADD', session.keys.c, session.checkpoints, name)
+  keep(session.keys.c, session.kept - now)
   return item
 end
 
@@ -128,9 +140,10 @@ local function made(keys, agent, data, closed, operation, ttl)
   redis.call('UNLINK', keys.s, keys.m, keys.b, keys.c)
   redis.call('ZREMRANGEBYSCORE', o, '-inf', text(now))
   redis.call('HSET', keys.s, 'data', data)
+  redis.call('HSET', keys.b, '', '') -- so that it is there from now on
   local session = {
-    keys = keys, agent = agent, closed = closed, version = '1', count = '0', created = text(now), fence = '0',
-    checkpoints = '0', runs = '0', open = '', number = following(), operation = operation,
+    keys = keys, was = {}, agent = agent, closed = closed, version = '1', count = '0', created = text(now), fence = '0',
+    checkpoints = '0', runs = '0', open = '', number = following(), operation = operation, kept = '0',
   }
   touch(session, ttl)
   return session
