@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator
 
 import pytest
+from tests.stores.postgres import execute
 
 from agent_runtime import SessionStore
 from agent_runtime.ids import new_id
@@ -21,14 +22,12 @@ async def database(postgres_url: str) -> AsyncGenerator[PostgresDatabase]:
         yield database
 
 
-async def empty(database: PostgresDatabase) -> None:
-    """Without sessions, and at the first fencing token: cheaper than another schema, or TRUNCATE."""
-    schema = database.schema
-    await database.do(
-        lambda pool: pool.execute(
-            f"DELETE FROM {schema}.sessions; DELETE FROM {schema}.expired_sessions; ALTER SEQUENCE {schema}.fences RESTART"
-        )
-    )
+# Cheaper than another schema, or TRUNCATE.
+EMPTY = """
+DELETE FROM agent_runtime.sessions;
+DELETE FROM agent_runtime.expired_sessions;
+ALTER SEQUENCE agent_runtime.fences RESTART
+"""
 
 
 class TestPostgresSessionStore(SessionStoreContract):
@@ -36,7 +35,7 @@ class TestPostgresSessionStore(SessionStoreContract):
     async def store(self, database: PostgresDatabase) -> SessionStore:
         self.now = 1_000_000.0
         self.database = database
-        await empty(database)
+        await execute(database, EMPTY)
         return self.open(database)
 
     async def advance(self, seconds: float) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Callable
 
 import pytest
+from tests.stores.postgres import execute
 
 from agent_runtime import EventLog, KeyValueStore, RateLimitStore
 from agent_runtime.ids import new_id
@@ -26,8 +27,8 @@ async def database(postgres_url: str) -> AsyncGenerator[PostgresDatabase]:
         yield database
 
 
-async def empty(database: PostgresDatabase, table: str) -> None:
-    await database.do(lambda pool: pool.execute(f"DELETE FROM {database.schema}.{table}"))
+async def empty(database: PostgresDatabase, *tables: str) -> None:
+    await execute(database, "; ".join(f"DELETE FROM agent_runtime.{table}" for table in tables))
 
 
 class TestPostgresKeyValueStore(KeyValueStoreContract):

@@ -6,6 +6,7 @@ try:
     from agent_runtime_adapters.postgres.key_values import PostgresKeyValueStore
     from agent_runtime_adapters.postgres.rate_limits import PostgresRateLimitStore
     from agent_runtime_adapters.postgres.sessions import PostgresSessionStore
+    from agent_runtime_adapters.postgres.stores import open_postgres
 except ImportError as error:
     raise ImportError(
         "stores on PostgreSQL need the asyncpg library: pip install 'onion-agent-runtime[postgres]'"
@@ -17,4 +18,5 @@ __all__ = (
     "PostgresKeyValueStore",
     "PostgresRateLimitStore",
     "PostgresSessionStore",
+    "open_postgres",
 )

@@ -1,24 +1,21 @@
-"""One pool of connections, and one schema: what the stores of this folder share."""
+"""One set of connections, and one schema: what the stores of this folder share."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import cache
-from typing import Literal, TypeAlias, TypedDict
+from typing import TypedDict
 from urllib.parse import urlsplit
 
-import anyio
 import asyncpg
 
 from agent_runtime import AgentRuntimeError, ConfigurationError, StoreServer
+from agent_runtime_adapters.postgres.connections import Connection, Connections, Rows
 from agent_runtime_adapters.postgres.failures import is_lost, is_undone, translated, unreached
 from agent_runtime_adapters.postgres.fitness import Durability, check
 from agent_runtime_adapters.postgres.migrations import migrate
 
-Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
-
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _PLACE = re.compile(r"[A-Za-z0-9.,:%_\[\]-]*")
-_LAST_WORDS = 1.0  # seconds for the connections to say goodbye
 _WAITING = 0.5  # of the timeout, for a free connection: the rest is for the call
 
 
@@ -32,7 +29,7 @@ class DatabaseOptions(TypedDict, total=False):
     durability: Durability
 
 
-class PostgresDatabase(StoreServer[Pool]):
+class PostgresDatabase(StoreServer[Connections]):
     """A PostgreSQL database, 13 or later, that several stores of one process may share.
 
     Each operation is one statement, which calls a function of the schema: one round trip, and one transaction by itself.
@@ -78,9 +75,7 @@ class PostgresDatabase(StoreServer[Pool]):
         self._statement_cache_size = statement_cache_size
         self._durability: Durability = durability
 
-    async def call(
-        self, function: str, *values: object, writes: bool = True, repeatable: bool = False
-    ) -> Sequence["asyncpg.Record"]:
+    async def call(self, function: str, *values: object, writes: bool = True, repeatable: bool = False) -> Rows:
         """The rows that `function` of the schema gives for the values, in one round trip and one transaction.
 
         What the server itself has undone (a deadlock, a shutdown before the commit) is asked for again, once. `writes` and
@@ -88,71 +83,64 @@ class PostgresDatabase(StoreServer[Pool]):
         """
         statement = _statement(self.schema, function, len(values))
 
-        async def called(pool: Pool) -> Sequence["asyncpg.Record"]:
+        async def called(connections: Connections) -> Rows:
             try:
-                return await self._fetched(pool, statement, values)
+                return await self._fetched(connections, statement, values)
             except asyncpg.PostgresError as error:
                 if not is_undone(error):
                     raise
-            return await self._fetched(pool, statement, values)
+            return await self._fetched(connections, statement, values)
 
         return await self.do(called, writes=writes, repeatable=repeatable)
 
-    async def connect(self) -> Pool:
+    async def connect(self) -> Connections:
+        connections = Connections(
+            self._opened, maximum=self._max_connections, patience=self.timeout * _WAITING, later=self._later
+        )
+        connection = await self._taken(connections)
         try:
-            pool = await asyncpg.create_pool(
-                self._url,
-                min_size=0,
-                max_size=self._max_connections,
-                statement_cache_size=self._statement_cache_size,
-                connection_class=_Connection,
-            )
-        except Exception as error:
+            await check(connection, self.name, self._durability)
+            await migrate(connection, self.name, self.schema)
+        except BaseException as error:
+            connection.terminate()
+            if isinstance(error, AgentRuntimeError) or not isinstance(error, Exception):
+                raise
             raise unreached(error, self.name) from error
-        try:
-            await self._prepared(pool)
-        except BaseException:
-            pool.terminate()
-            raise
-        return pool
+        connections.give(connection)
+        return connections
 
-    async def _prepared(self, pool: Pool) -> None:
-        try:
-            async with pool.acquire() as connection:
-                await check(connection, self.name, self._durability)
-                await migrate(connection, self.name, self.schema)
-        except AgentRuntimeError:
-            raise
-        except Exception as error:
-            raise unreached(error, self.name) from error
-
-    async def disconnect(self, connection: Pool) -> None:
-        with anyio.move_on_after(_LAST_WORDS):
-            await connection.close()
+    async def disconnect(self, connection: Connections) -> None:
+        await connection.aclose()
 
     def translated(self, error: Exception) -> AgentRuntimeError | None:
         return translated(error, self.name)
 
-    async def _fetched(self, pool: Pool, statement: str, values: Sequence[object]) -> Sequence["asyncpg.Record"]:
+    async def _opened(self) -> Connection:
+        return await asyncpg.connect(self._url, statement_cache_size=self._statement_cache_size)
+
+    def _later(self, job: Callable[[], Awaitable[object]]) -> None:
+        self.start(job, on_end=_nothing)
+
+    async def _taken(self, connections: Connections) -> Connection:
         try:
-            connection = await pool.acquire(timeout=self.timeout * _WAITING)
+            return await connections.take()
         except Exception as error:  # nothing was sent, whatever it is
             raise unreached(error, self.name) from error
+
+    async def _fetched(self, connections: Connections, statement: str, values: Sequence[object]) -> Rows:
+        connection = await self._taken(connections)
         try:
-            return await connection.fetch(statement, *values)
+            rows = await connection.fetch(statement, *values)
         except Exception as error:
-            if is_lost(error):  # so may be the others: each is opened again before it is used
-                await pool.expire_connections()
+            if is_lost(error):  # so may be the others
+                connections.drop()
+            connections.give(connection)
             raise
-        finally:
-            await pool.release(connection)
-
-
-class _Connection(asyncpg.Connection):
-    """One on which nothing is left between two calls, so that giving it back needs no round trip."""
-
-    def get_reset_query(self) -> Literal[""]:
-        return ""
+        except BaseException:
+            connections.discard(connection)
+            raise
+        connections.give(connection)
+        return rows
 
 
 @cache
@@ -171,3 +159,7 @@ def _place(url: str) -> str:
             " percent-encoded"
         )
     return place or "its default place"
+
+
+def _nothing() -> None:
+    pass

@@ -14,6 +14,7 @@ from agent_runtime import (
     OutcomeUnknown,
     StoreUnavailable,
 )
+from agent_runtime_adapters.postgres.connections import Busy
 
 # Of these the server says that it has undone all of the statement, and that the same may go well at once.
 _UNDONE = frozenset({"40001", "40P01", "57P01", "57P05"})
@@ -79,7 +80,7 @@ def translated(error: Exception, name: str) -> AgentRuntimeError | None:
 
 def unreached(error: Exception, name: str) -> AgentRuntimeError:
     """The error of a call for which there was no connection, so that nothing was done."""
-    if isinstance(error, TimeoutError):
+    if isinstance(error, Busy):
         return StoreUnavailable(f"{name} had no connection free in time, and took no other (max_connections, timeout)")
     ours = translated(error, name)
     if isinstance(error, asyncpg.ClientConfigurationError | ValueError):

@@ -1,12 +1,10 @@
 """Whether a server keeps what it acknowledges."""
 
-from typing import Any, Literal, TypeAlias
-
-import asyncpg
+from typing import Literal, TypeAlias
 
 from agent_runtime import ConfigurationError, StoreUnavailable
+from agent_runtime_adapters.postgres.connections import Connection
 
-Connection: TypeAlias = "asyncpg.Connection[Any] | asyncpg.pool.PoolConnectionProxy[Any]"
 Durability: TypeAlias = Literal["durable", "volatile"]
 
 _OLDEST = 13

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import resources
 
 from agent_runtime import ConfigurationError
-from agent_runtime_adapters.postgres.fitness import Connection
+from agent_runtime_adapters.postgres.connections import Connection
 
 MIGRATIONS: Sequence[Sequence[str]] = (
     (

@@ -122,7 +122,7 @@ class PostgresSessionStore(PostgresStore):
 
     async def messages(self, owner: Owner, session_id: str, *, last: int | None = None) -> Sequence[Message] | None:
         rows = await self._read("session_messages", owner, session_id, _bounded(last))
-        return _messages(rows, last) if rows else None
+        return _messages(rows[0], last) if rows else None
 
     # Checkpoints
 
@@ -265,18 +265,13 @@ def _stored_lease(row: asyncpg.Record, holder: str) -> StoredLease:
     return StoredLease(token=LeaseToken(holder=holder, fence=row["fence"]), session=_session(row))
 
 
-def _messages(rows: Sequence[asyncpg.Record], last: int | None) -> Sequence[Message]:
-    """The messages of these batches, which are all from some place on, or the last so many."""
-    count, first, _, _ = rows[0]
-    if first is None:
-        first, rows = 0, ()
-    begin = 0 if last is None else max(0, count - last)
+def _messages(row: asyncpg.Record, last: int | None) -> Sequence[Message]:
+    """The messages of the batches, which are all from some place on, or the last so many."""
+    count, start, sizes, batches = row
     messages: list[Message] = []
-    for _, place, size, data in rows:
+    for size, data in zip(sizes or (), batches or (), strict=True):
         batch = MessageBatch.stored(data)
-        if place != first + len(messages) or size > len(batch):
-            raise CorruptRecord("a conversation is damaged: a part is missing")
         messages += batch if size == len(batch) else batch[:size]
-    if first > begin or first + len(messages) != count:
+    if start + len(messages) != count:
         raise CorruptRecord("a conversation is damaged: it is shorter or longer than it was")
-    return messages[begin - first :]
+    return messages if last is None else messages[max(0, count - last) - start :]

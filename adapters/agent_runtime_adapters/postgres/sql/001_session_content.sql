@@ -37,32 +37,32 @@ BEGIN
 END
 $$;
 
--- One row for each batch that has to be read, with how long the conversation is; one of NULLs where there is no message.
+-- The batches that have to be read, from the place `start` on, in one row: that is cheaper than a row for each. No row
+-- without the session.
 CREATE FUNCTION agent_runtime.session_messages(
     the_tenant text, the_user text, the_id text, clock double precision, last bigint
-) RETURNS TABLE (message_count integer, first integer, size integer, data bytea) LANGUAGE plpgsql STABLE
+) RETURNS TABLE (message_count integer, start integer, sizes integer[], batches bytea[]) LANGUAGE plpgsql STABLE
 SET enable_seqscan = off AS $$
-#variable_conflict use_column
+#variable_conflict use_variable
 DECLARE
     t double precision := agent_runtime.moment(clock);
     session_key bigint;
-    total integer;
-    start integer := 0;
 BEGIN
-    SELECT s.id, s.message_count INTO session_key, total FROM agent_runtime.sessions AS s
+    SELECT s.id, s.message_count INTO session_key, message_count FROM agent_runtime.sessions AS s
      WHERE s.tenant_id = the_tenant AND s.user_id = the_user AND s.session_id = the_id AND s.expires_at > t;
     IF NOT FOUND THEN
         RETURN;
     END IF;
-    IF last < total THEN
+    start := 0;
+    IF last < message_count THEN
         SELECT max(m.first) INTO start FROM agent_runtime.messages AS m
-         WHERE m.session = session_key AND m.first <= total - last;
+         WHERE m.session = session_key AND m.first <= message_count - last;
     END IF;
-    RETURN QUERY SELECT total, m.first, m.size, m.data FROM agent_runtime.messages AS m
-                  WHERE m.session = session_key AND m.first >= start ORDER BY m.first;
-    IF NOT FOUND THEN
-        RETURN QUERY SELECT total, NULL::integer, NULL::integer, NULL::bytea;
-    END IF;
+    SELECT array_agg(m.size), array_agg(m.data) INTO sizes, batches FROM (
+        SELECT size, data FROM agent_runtime.messages
+         WHERE session = session_key AND first >= start ORDER BY first
+    ) AS m;
+    RETURN NEXT;
 END
 $$;
 

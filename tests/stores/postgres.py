@@ -1,0 +1,17 @@
+"""Any SQL over the connections of a `PostgresDatabase`."""
+
+from agent_runtime_adapters.postgres import PostgresDatabase
+from agent_runtime_adapters.postgres.connections import Connections
+
+
+async def execute(database: PostgresDatabase, script: str) -> None:
+    """Run it, with the schema in the place of `agent_runtime.`."""
+
+    async def executed(connections: Connections) -> None:
+        connection = await connections.take()
+        try:
+            await connection.execute(script.replace("agent_runtime.", f"{database.schema}."))
+        finally:
+            connections.give(connection)
+
+    await database.do(executed)
