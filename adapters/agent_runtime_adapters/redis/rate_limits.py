@@ -3,7 +3,7 @@
 import struct
 from collections.abc import Sequence
 
-from agent_runtime import Allowance, Charge, RateCell, RateKey, Settlement, Taken, admit, check_charges
+from agent_runtime import Allowance, Charge, CorruptRecord, RateCell, RateKey, Settlement, Taken, admit, check_charges
 from agent_runtime_adapters.redis.lua import script
 from agent_runtime_adapters.redis.server import RedisStore
 
@@ -43,7 +43,7 @@ class RedisRateLimitStore(RedisStore):
         keys = [self._place(charge.key) for charge in charges]
         time, found = await self.server.run(_PEEK, keys, [self.now()], writes=False)
         now = float(time)
-        return admit(charges, [RateCell(*((0.0, now) if cell is None else _CELL.unpack(cell))) for cell in found], now)
+        return admit(charges, [RateCell(0.0, now) if cell is None else _cell(cell) for cell in found], now)
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         if not settlements:
@@ -57,6 +57,12 @@ class RedisRateLimitStore(RedisStore):
 
 
 _NOTHING = Taken(allowed=True, retry_after=0.0, allowances=())
+
+
+def _cell(found: bytes) -> RateCell:
+    if len(found) != _CELL.size:
+        raise CorruptRecord(f"a rate limit is damaged: {len(found)} bytes are none")
+    return RateCell(*_CELL.unpack(found))
 
 
 def _part(part: str | None) -> bytes:

@@ -7,6 +7,8 @@ local function find(key)
   local found = redis.call('GET', key)
   if not found then
     return nil
+  elseif #found ~= struct.size(LOG) then
+    error({ err = 'DAMAGED an event log' })
   end
   local log = {}
   log.first, log.last, log.size, log.expires_at, log.closed, log.operation = struct.unpack(LOG, found)

@@ -5,6 +5,9 @@ local function drained(cell, rate, period)
   if not cell then
     return 0, false
   end
+  if #cell ~= 16 then
+    error({ err = 'DAMAGED a rate limit' })
+  end
   local level, at = struct.unpack('>dd', cell)
   if now > at then
     return math.max(0, level - (now - at) * rate / period), false

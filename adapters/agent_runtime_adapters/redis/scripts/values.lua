@@ -4,6 +4,8 @@ local function find(key)
   local head = redis.call('GETRANGE', key, 0, 31)
   if head == '' then
     return nil
+  elseif #head < 32 then
+    error({ err = 'DAMAGED a value' })
   end
   local version, expires_at, operation = struct.unpack('>ddc16', head)
   if expires_at <= now then
