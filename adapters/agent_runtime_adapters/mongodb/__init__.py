@@ -1,5 +1,9 @@
 """Stores in a MongoDB database: a standalone server, a replica set or a sharded cluster, with no transactions needed."""
 
 from agent_runtime_adapters.mongodb.database import MongoDatabase
+from agent_runtime_adapters.mongodb.event_logs import MongoEventLog
+from agent_runtime_adapters.mongodb.key_values import MongoKeyValueStore
+from agent_runtime_adapters.mongodb.rate_limits import MongoRateLimitStore
+from agent_runtime_adapters.mongodb.sessions import MongoSessionStore
 
-__all__ = ("MongoDatabase",)
+__all__ = ("MongoDatabase", "MongoEventLog", "MongoKeyValueStore", "MongoRateLimitStore", "MongoSessionStore")

@@ -113,7 +113,7 @@ def _is_unconfirmed(error: OperationFailure) -> bool:
 
 def _code(error: OperationFailure | NotPrimaryError) -> int:
     """0 where there is none; a bulk write's is that of its first failure."""
-    details: Mapping[str, Any] = cast("Mapping[str, Any]", error.details) if isinstance(error.details, Mapping) else {}
+    details = cast("Mapping[str, Any]", error.details or {})
     first: Mapping[str, Any] = next(iter(details.get("writeErrors") or ()), details)
     code = first.get("code", 0)
     return code if isinstance(code, int) else 0

@@ -24,6 +24,9 @@ INDEXES: Mapping[str, Sequence[IndexModel]] = MappingProxyType(
             PURGE,
         ),
         "session_gates": (PURGE,),
+        "key_values": (IndexModel("_id.owner"), PURGE),
+        "rate_limits": (PURGE,),
+        "event_logs": (IndexModel("_id.owner"), PURGE),
     }
 )
 
