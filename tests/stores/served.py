@@ -50,6 +50,7 @@ class ModelServer:
         self.refusal: AgentRuntimeError | None = None
         """What it says to each write."""
         self.port = 0
+        self.starts = 0
         self._portal = portal
         self._goes_on = portal.call(anyio.Event)
         self._goes_on.set()
@@ -57,6 +58,7 @@ class ModelServer:
         self._stop: Callable[[], None] = lambda: None
 
     def start(self) -> None:
+        self.starts += 1
         serving, listener = self._portal.start_task(self._serve)
         self._stop = lambda: (self._portal.call(listener.aclose), serving.cancel())[0]
 
@@ -133,7 +135,7 @@ class Line:
             whole = self.keeps_broken
             try:
                 if self._stream is None:
-                    self._stream = await anyio.connect_tcp(*self._address)
+                    self._stream = await self.open()
                 await self._stream.send(b"%*d" % (WIDTH, number))
                 answer = await _whole(self._stream)
                 whole = True
@@ -141,6 +143,9 @@ class Line:
             finally:
                 if not whole:
                     await self.aclose()
+
+    async def open(self) -> ByteStream:
+        return await anyio.connect_tcp(*self._address)
 
     async def aclose(self) -> None:
         stream, self._stream = self._stream, None

@@ -42,15 +42,17 @@ class Canaries:
         return canaries
 
     async def sing(self, *, while_cancelled: int) -> None:
-        """See that all give their own while so many calls of others are cancelled, and afterwards."""
+        """See that all give their own after and while so many calls of others are cancelled, and afterwards."""
         names = list(self.calls)
+        for turns in range(while_cancelled):
+            name, other = names[turns % len(names)], names[(turns + 1) % len(names)]
+            await cut(self.calls[other], turns)
+            assert await self.calls[name]() == self.songs[name], name
         async with anyio.create_task_group() as group:
             for place in range(while_cancelled):
-                group.start_soon(cut, self.calls[names[place % len(names)]], place % 25)
+                group.start_soon(cut, self.calls[names[place % len(names)]], place * 7 % 40)
             assert await at_once(self.calls) == self.songs
         assert await at_once(self.calls) == self.songs
-        for name, call in self.calls.items():
-            assert await call() == self.songs[name], name
 
     async def _add(self, name: str) -> None:
         stores, owner, data = self._stores, self._owner, name.encode()

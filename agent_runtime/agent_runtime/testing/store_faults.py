@@ -68,7 +68,7 @@ async def _after_each_turn(furnish: Call, call: Call, check: Callable[..., Await
         await furnish(owner)
         finished = await cut(partial(call, owner), turns)
         await check(owner, finished=finished)
-        turns += 1 + turns // 20
+        turns += 1 + turns // 5
 
 
 def _new_owner() -> Owner:

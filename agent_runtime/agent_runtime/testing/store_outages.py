@@ -15,9 +15,9 @@ from agent_runtime.testing.store_calls import READS, TTL, Call, furnish, new_own
 from agent_runtime.testing.store_contract import Answer, ServerFault, StoreContract, under
 from agent_runtime.types import Message, Owner
 
-_DROPS = 5  # how often connections are dropped
+_DROPS = 10  # how often connections are dropped
 _MORE = 3  # writes of each kind that are to be acknowledged before and after
-_BETWEEN = 0.005  # seconds between two attempts
+_BETWEEN = 0.001  # seconds between two attempts
 
 Step: TypeAlias = Callable[[Stores, Owner, int], Awaitable[object]]
 
@@ -174,7 +174,7 @@ async def _values(stores: Stores, owner: Owner) -> list[int]:
 
 
 async def _events(stores: Stores, owner: Owner) -> list[int]:
-    return [int(event.data) for event in some(await stores.event_log.read(owner, "s")).events]
+    return [int(event.data) for event in some(await stores.event_log.read(owner, "s", limit=10_000)).events]
 
 
 _READ_BACK: dict[str, Callable[[Stores, Owner], Awaitable[list[int]]]] = {

@@ -18,6 +18,7 @@ from agent_runtime.testing.store_contract import StoreContract
 from agent_runtime.types import Owner
 
 _WRITERS = 50
+_ATTEMPTS = _WRITERS * 20  # each is overtaken by each of the others once, and then some
 _LEASE = 0.05  # seconds of one that is to end
 
 
@@ -67,8 +68,9 @@ class StoreSharing(StoreContract):
                 return await store.add(owner, "k", b"%d" % n, ttl=TTL, operation=new_id())
 
             outcomes = await together(_WRITERS, add)
-            [version] = [outcome for outcome in outcomes if not isinstance(outcome, Refusal)]
-            assert some(await both[1].key_values.get(owner, "k")).version == version
+            versions = [outcome for outcome in outcomes if not isinstance(outcome, Refusal)]
+            assert len(versions) == 1
+            assert some(await both[1].key_values.get(owner, "k")).version == versions[0]
 
     async def test_a_limit_admits_the_same_through_two_as_through_one(self) -> None:
         async with self.two() as both:
@@ -123,17 +125,19 @@ def _sessions(stores: Stores, owner: Owner) -> SessionCalls:
 
 async def _increment(stores: Stores, owner: Owner) -> None:
     replace = partial(stores.key_values.replace, owner, "k", ttl=TTL, operation=new_id())
-    while True:
+    for _ in range(_ATTEMPTS):
         found = some(await stores.key_values.get(owner, "k"))
         value = b"%d" % (int(found.value) + 1)
         if not isinstance(await replace(value, expected_version=found.version), Refusal):
             return
+    raise AssertionError("a value is never the one that was read")
 
 
 async def _log(stores: Stores, owner: Owner, event: bytes) -> None:
-    while True:
+    for _ in range(_ATTEMPTS):
         page = await stores.event_log.read(owner, "s", limit=0)
         last = 0 if page is None else page.last
         outcome = await stores.event_log.append(owner, "s", [event], expected=last, ttl=TTL, operation=new_id())
         if not isinstance(outcome, Refusal):
             return
+    raise AssertionError("a log never ends where it was read to end")
