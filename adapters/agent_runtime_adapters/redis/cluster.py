@@ -61,12 +61,8 @@ class Cluster:
             raise
 
     async def _answer(self, call: Call) -> object:
-        if not call.then:
-            return cast(object, await self._client.execute_command(*call.command))
-        pipeline = self._client.pipeline(transaction=True)
-        for command in (call.command, *call.then):
-            pipeline = pipeline.execute_command(*command)
-        return await pipeline.execute()
+        replies = [cast(object, await self._client.execute_command(*command)) for command in (call.command, *call.then)]
+        return replies if call.then else replies[0]
 
     async def aclose(self) -> None:
         await self._client.aclose()

@@ -26,6 +26,7 @@ class Connections:
         self._durability: Durability = durability
         self._wires: list[Wire] = []
         self._unused: list[Wire] = []
+        self._is_open = False
         self.era = 0
 
     async def open(self) -> None:
@@ -80,6 +81,9 @@ class Connections:
                 return
             raise fitness.unknown(self._place.name) from error
         fitness.check(facts, self._place.name, self._durability, in_cluster=False)
+        if not self._is_open or self._place.kind == "sentinel":
+            fitness.check_primary(facts, self._place.name)
+        self._is_open = True  # one that has become a replica is still read, and says so itself to who writes
 
 
 class Wire:
@@ -104,7 +108,7 @@ class Wire:
 
     async def _read(self, connection: Connection, call: Call) -> None:
         try:
-            call.answer(await _reply(connection) if not call.then else await _replies(connection, 2 + len(call.then)))
+            call.answer(await _replies(connection, len(call.then)) if call.then else await _reply(connection))
         except NoScriptError:
             call.spell_out()
         except (ResponseError, *REFUSED) as error:
@@ -132,16 +136,15 @@ async def _reply(connection: Connection) -> object:
     return cast(object, await connection.read_response(disconnect_on_error=False))
 
 
-async def _replies(connection: Connection, before: int) -> object:
-    """What EXEC answers, behind so many answers that say nothing; the first error of all, also of one inside of it."""
+async def _replies(connection: Connection, more: int) -> list[object]:
+    """What a script and so many commands behind it answer; the first error, when all have been read."""
     errors: list[Exception] = []
-    replies: object = None
-    for _ in range(before + 1):
+    replies: list[object] = []
+    for _ in range(1 + more):
         try:
-            replies = await _reply(connection)
+            replies.append(await _reply(connection))
         except (ResponseError, *REFUSED) as error:
             errors.append(error)
-    errors += [item for item in cast("list[object]", replies or ()) if isinstance(item, Exception)]
     if errors:
         raise errors[0]
     return replies

@@ -18,19 +18,24 @@ def facts_of(info: bytes) -> Mapping[str, str]:
 
 
 def check(facts: Mapping[str, str], name: str, durability: Durability, *, in_cluster: bool) -> None:
-    """Raise `ConfigurationError` with what is to be set, or `StoreUnavailable` where the server is a replica now."""
+    """Raise `ConfigurationError` with what is to be set, or `StoreUnavailable` while the server loads its data."""
+    if facts.get("loading") == "1":  # when INFO says that there is no append-only file
+        raise StoreUnavailable(f"{name} is still loading its data")
     major = facts.get("redis_version", "0").partition(".")[0]
     if not major.isdecimal() or int(major) < _VERSION:
         raise ConfigurationError(f"{name} is older than Redis {_VERSION}, which stores need")
     if (facts.get("redis_mode") == "cluster") != in_cluster:
         kind, scheme = ("no cluster", "redis") if in_cluster else ("a node of a cluster", "redis+cluster")
         raise ConfigurationError(f"{name} is {kind}: its URL begins with {scheme}://")
+    if durability == "durable":
+        _check_durable(facts, name)
+
+
+def check_primary(facts: Mapping[str, str], name: str) -> None:
     if facts.get("role") != "master":
         raise StoreUnavailable(
             f"{name} is a replica, and stores need the primary: give its URL, or those of the Sentinels"
         )
-    if durability == "durable":
-        _check_durable(facts, name)
 
 
 def unknown(name: str) -> ConfigurationError:

@@ -16,12 +16,13 @@ _MOST_BYTES = 262_144  # in one pipeline of more than one call: what is small do
 
 
 class Call:
-    """One script with its arguments, the commands `then` of the same step, and who waits for the answer.
+    """One script with its arguments, the commands that follow it, and who waits for the answer.
 
-    With commands, the answer is a list of theirs behind the script's. `is_sent` once it may have reached a server.
+    With commands, the answer is a list of theirs behind the script's. `is_sent` once it may have reached a server,
+    `is_lost` once it had, and the connection ended before the answer.
     """
 
-    __slots__ = ("again", "arguments", "by_name", "data", "is_sent", "outcome", "script", "then", "writes")
+    __slots__ = ("again", "arguments", "by_name", "data", "is_lost", "is_sent", "outcome", "script", "then", "writes")
 
     def __init__(
         self,
@@ -40,6 +41,7 @@ class Call:
         self.again = again
         self.by_name = True
         self.is_sent = False
+        self.is_lost = False
         self.data = self._packed()
         self.outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
@@ -50,9 +52,7 @@ class Call:
         return (*first, *self.arguments)
 
     def _packed(self) -> bytes:
-        if not self.then:
-            return packed(self.command)
-        return b"".join(map(packed, (("MULTI",), self.command, *self.then, ("EXEC",))))
+        return b"".join(map(packed, (self.command, *self.then))) if self.then else packed(self.command)
 
     def spell_out(self) -> None:
         """Nothing ran: send all of the script next time."""
@@ -180,25 +180,34 @@ class Pipelines:
     def _repeat(self, calls: Sequence[Call]) -> None:
         """Make again what was lost and may be made twice, and those whose script the server did not know."""
         for call in calls:
-            call.again = call.again and not call.is_sent
-            call.is_sent = False
+            if call.is_sent:
+                call.again, call.is_sent, call.is_lost = False, False, True
         self._waiting.extendleft(reversed(calls))
 
     def _late(self, call: Call) -> None:
         seconds = f"{self._server.timeout:g} s (timeout)"
-        if call.is_sent:
+        if call.is_sent or call.is_lost:
             call.fail(self._server.in_doubt(f"did not answer in {seconds}", writes=call.writes))
         else:
             call.fail(StoreUnavailable(f"{self._server.name} was not reached in {seconds}"))
 
     def _close(self, calls: Iterable[Call]) -> None:
         for call in calls:
-            call.fail(self._server.in_doubt("was closed before it answered", writes=call.writes and call.is_sent))
+            call.fail(
+                self._server.in_doubt(
+                    "was closed before it answered", writes=call.writes and (call.is_sent or call.is_lost)
+                )
+            )
 
     def _ours(self, call: Call, error: Exception) -> Exception:
         if isinstance(error, AgentRuntimeError):
-            return type(error)(str(error), retryable=error.retryable)  # others may have been given the same
-        ours = self._server.translated(error)
+            ours: AgentRuntimeError | None = type(error)(
+                str(error), retryable=error.retryable
+            )  # others may get the same
+        else:
+            ours = self._server.translated(error)
         if isinstance(ours, OutcomeUnknown) and not (call.is_sent and call.writes):
-            return StoreUnavailable(f"{self._server.name} was lost, or cannot be reached")
+            ours = StoreUnavailable(f"{self._server.name} was lost, or cannot be reached")
+        if isinstance(ours, StoreUnavailable) and call.is_lost:
+            return self._server.in_doubt("was lost, and did not do it when it was asked again", writes=call.writes)
         return ours or error

@@ -2,7 +2,7 @@
 
 import struct
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -58,24 +58,31 @@ def lease(reply: bytes | list[Any], holder: str) -> StoredLease | Refusal:
     return StoredLease(token=LeaseToken(holder=holder, fence=fence), session=stored(session))
 
 
-def messages(count: int, parts: Sequence[bytes], last: int | None) -> Sequence[Message]:
-    """All messages, or the last so many, of a conversation of `count`, of whose end these are the parts."""
+def messages(count: int, parts: Sequence[bytes], last: int | None) -> Sequence[Message] | None:
+    """Of a conversation of `count`, all messages, or the last so many. `None` where they are not in these parts of its end."""
     begin = 0 if last is None else max(0, count - last)
     found: list[Message] = []
     there = following = count
     for part in parts:
-        first, size = _PART.unpack_from(part)
-        if first + size <= begin:
+        first, size = _place(part)
+        if first + size <= begin or first >= count:
             continue
         if not found:
             there = following = first
         if first != following:
-            raise CorruptRecord("a conversation is damaged: a part is missing")
+            return None
         found += MessageBatch.stored(part[_PART.size :])[:size]
         following = first + size
-    if there > begin or there + len(found) != count:
-        raise CorruptRecord("a conversation is damaged: it is shorter or longer than it was")
+    if there > begin or following != count or there + len(found) != count:
+        return None
     return found[begin - there :]
+
+
+def _place(part: bytes) -> tuple[int, int]:
+    try:
+        return cast("tuple[int, int]", _PART.unpack_from(part))
+    except struct.error as error:
+        raise CorruptRecord("a conversation is damaged: a part is shorter than it was") from error
 
 
 def checkpoint(name: str, item: bytes) -> StoredCheckpoint:

@@ -95,8 +95,8 @@ class RedisServer(StoreServer[Link]):
     ) -> Any:
         """What the script returns, text as bytes. All keys begin with the same tag.
 
-        With `then`, commands that are done in the same step, it is a list of what the script and they return: much that is
-        only read comes faster without passing through a script.
+        With `then`, commands that are sent right behind it, it is a list of what the script and they return: much that is only
+        read comes faster without passing through a script. Others may change something in between.
 
         One that only reads, or is `repeatable` (run twice, it does what it does once), is run again, once, when the connection
         was lost. Raises what `do` does.

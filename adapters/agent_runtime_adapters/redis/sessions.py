@@ -10,6 +10,7 @@ from agent_runtime import (
     OPERATIONS_KEPT,
     RUNS_KEPT,
     ConfigurationError,
+    CorruptRecord,
     ExpiredSession,
     LeaseToken,
     Message,
@@ -166,11 +167,24 @@ class RedisSessionStore(RedisStore):
         return replies.number(await self._call(_APPEND, owner, session_id, *arguments, repeatable=True))
 
     async def messages(self, owner: Owner, session_id: str, *, last: int | None = None) -> Sequence[Message] | None:
+        own = self._keys(owner_part(owner), session_id.encode())
         # Each append has a message at least: no more of them than messages are asked for.
         first, end = (0, -1) if last is None else (-last, -1) if last else (1, 0)
-        part = ("LRANGE", self._keys(owner_part(owner), session_id.encode())[1], first, end)
-        count, parts = await self._call(_LENGTH, owner, session_id, then=(part,), writes=False)
-        return None if count is None else replies.messages(int(count), parts, last)
+        while True:
+            commands = (("LRANGE", own[1], first, end), ("HGET", own[0], "number"))
+            there, parts, number = await self._call(_LENGTH, owner, session_id, then=commands, writes=False)
+            if there is None:
+                return None
+            if there[1] != number:  # deleted, or made anew, in between
+                continue
+            found = replies.messages(int(there[0]), parts, last)
+            if found is not None:
+                return found
+            if first == 0:
+                raise CorruptRecord(
+                    "a conversation is damaged: it is shorter or longer than it was, or a part is missing"
+                )
+            first, end = 0, -1  # others have appended in between
 
     # Checkpoints
 

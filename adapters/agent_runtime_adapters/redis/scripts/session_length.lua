@@ -1,3 +1,3 @@
 #!lua flags=no-writes
 local session = find(here)
-return session and session.count
+return session and {session.count, session.number}
