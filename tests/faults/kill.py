@@ -29,7 +29,7 @@ LANES, SHARED = 6, 4
 TURNS = 3
 EARLY = 0.1  # this part of the kills strikes at any time from the start on, the others while the session is held
 PAUSE = 0.3  # seconds between two kills of a worker that takes no lease, so that the others are killed as often
-SLACK = 2.0  # seconds in which a worker starts, and finds that a lease is over, on a machine that is busy
+SLACK = 4.0  # seconds in which a worker starts, and finds that a lease is over, on a machine that is busy
 
 
 class Kills:

@@ -16,6 +16,9 @@ from tests.servers.program import Program, served
 from tests.servers.redis_server import RedisProgram
 from tests.stores.distant import Distant
 
+import agent_runtime_adapters.mongodb
+import agent_runtime_adapters.postgres
+import agent_runtime_adapters.redis
 from agent_runtime import SessionStore, Stores, open_stores
 from agent_runtime_adapters.sqlite import SQLiteSessionStore
 
@@ -24,6 +27,10 @@ class Opens(Protocol):
     """Opens a store that keeps what it has below `folder`; it is closed at the end of the block."""
 
     def __call__(self, folder: Path, **options: Any) -> AbstractAsyncContextManager[SessionStore]: ...
+
+
+# What a worker needs is there when it is made: each is a copy of a process that has imported it.
+IMPORTED = (agent_runtime_adapters.mongodb, agent_runtime_adapters.postgres, agent_runtime_adapters.redis)
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ from tests.faults.isolation import CALLED, isolation
 from tests.faults.kill import kill
 from tests.faults.limits import limits
 from tests.faults.outage import outage
-from tests.faults.places import DURABLE, STORES
+from tests.faults.places import DURABLE, SERVERS, STORES
 from tests.faults.race import race
 from tests.faults.skew import skew
 
@@ -25,7 +25,9 @@ every = pytest.mark.parametrize("store", STORES, indirect=True)
 
 
 def made(program: Program, store: str, *, few: int, full: int) -> Figure:
-    figure: Figure = kept(anyio.run(program, store, full if SOAK else few, SEED))
+    """With few faults, and fewer where each takes its way over a connection."""
+    some = max(2, few // 3) if store in SERVERS else few
+    figure: Figure = kept(anyio.run(program, store, full if SOAK else some, SEED))
     assert figure.met, str(figure)
     return figure
 
@@ -33,7 +35,7 @@ def made(program: Program, store: str, *, few: int, full: int) -> Figure:
 @durable
 def test_a_worker_killed_at_any_moment_loses_and_repeats_nothing(store: str) -> None:
     figure = made(kill, store, few=15, full=200)
-    assert figure.faults >= 15 and figure.seen["turns completed"] > 0
+    assert figure.faults >= 5 and figure.seen["turns completed"] > 0
 
 
 @durable
@@ -41,7 +43,7 @@ def test_a_worker_killed_while_it_writes_behind_repeats_no_effect(store: str) ->
     async def behind(store: str, count: int, seed: int) -> Figure:
         return await kill(store, count, seed, "async")
 
-    figure = anyio.run(behind, store, 100 if SOAK else 8, SEED)
+    figure = anyio.run(behind, store, 100 if SOAK else 3 if store in SERVERS else 8, SEED)
     assert figure.met, str(figure)
 
 
@@ -66,13 +68,13 @@ def test_a_cancellation_at_any_await_leaves_nothing_half_done(store: str) -> Non
     if SOAK:
         made(cancel, store, few=1, full=3)
         return
-    figure = anyio.run(lambda: cancel(store, 1, SEED, stride=13))
+    figure = anyio.run(lambda: cancel(store, 1, SEED, stride=29 if store in SERVERS else 13))
     assert figure.met, str(figure)
 
 
 @every
 def test_a_store_call_that_fails_loses_and_repeats_nothing(store: str) -> None:
-    made(outage, store, few=17, full=1)
+    made(outage, store, few=150 if store in SERVERS else 17, full=1)  # each so many-th call
 
 
 @durable
