@@ -162,7 +162,7 @@ def _appended(
     operation: str,
     close: bool,
     life: Mapping[str, Expression],
-) -> Mapping[str, Any]:
+) -> Document:
     """The step that adds events where the log is as expected."""
     kept = list(bounds.newest(events))
     size = sum(map(len, kept))
@@ -182,7 +182,7 @@ def _appended(
     return {"$replaceWith": {"$cond": [is_next, grown, "$$ROOT"]}}
 
 
-def _bounded(bounds: LogBounds) -> Sequence[Mapping[str, Any]]:
+def _bounded(bounds: LogBounds) -> Sequence[Document]:
     """The steps that drop the oldest events until the others are within the bounds."""
     left = {"count": {"$size": "$events"}, "size": "$size"}
 

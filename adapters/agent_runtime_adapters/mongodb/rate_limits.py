@@ -1,31 +1,19 @@
 """Rate limits counted in MongoDB."""
 
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+import asyncio
+from collections.abc import Sequence
+from typing import TypeAlias
 
-import msgspec
-from pymongo import ReturnDocument
 from pymongo.asynchronous.client_session import AsyncClientSession
-from pymongo.read_concern import ReadConcern
+from typing_extensions import Unpack
 
-from agent_runtime import (
-    Charge,
-    ConfigurationError,
-    RateCell,
-    RateKey,
-    RateLimit,
-    Settlement,
-    Taken,
-    admit,
-    check_charges,
-)
-from agent_runtime_adapters.mongodb.database import Collections, Document, MongoStore
-from agent_runtime_adapters.mongodb.steps import LONGEST, Expression, decoded, now
+from agent_runtime import Charge, RateCell, RateKey, RateLimit, Settlement, Taken, admit, check_charges
+from agent_runtime_adapters.mongodb.database import Clock, Collections, DatabaseOptions, MongoDatabase, MongoStore
+from agent_runtime_adapters.mongodb.rate_cells import place_of, seen, settling, taking, together
+from agent_runtime_adapters.mongodb.steps import now
+from agent_runtime_adapters.mongodb.turns import Turns
 
-T = TypeVar("T")
-
-_SOON = 60_000  # milliseconds that an empty cell is kept for the charge that it is made for
-_SNAPSHOT = ReadConcern("snapshot")
+_Outcome: TypeAlias = "asyncio.Future[Taken]"
 
 
 class MongoRateLimitStore(MongoStore):
@@ -33,161 +21,95 @@ class MongoRateLimitStore(MongoStore):
 
     `clock` gives Unix seconds in the place of the server's own time.
 
-    - Each key is one document, and one charge is one step on it, refused or not; the first charge of a key takes three.
+    - Each key is one document, and one charge is one step on it, refused or not; the first of a key takes three. What is
+      taken of one key at the same time in this process is one step together.
     - Several charges in one call are looked at first, and taken in a transaction if they fit: it needs a replica set or a
       sharded cluster. A standalone server has no transactions; there `take` and `settle` of several are a
       `ConfigurationError`.
     - A key whose burst is whole again is removed by the server itself, soon after.
     """
 
+    def __init__(
+        self, database: str | MongoDatabase, /, *, clock: Clock | None = None, **options: Unpack[DatabaseOptions]
+    ) -> None:
+        super().__init__(database, clock=clock, **options)
+        self._turns = Turns()
+        self._waiting: dict[tuple[RateKey, RateLimit], list[tuple[Charge, _Outcome]]] = {}
+
     async def take(self, charges: Sequence[Charge]) -> Taken:
         check_charges(charges)
         if len(charges) == 1:
-            taken = _Step(charges[0])
-            cell = await self.server.do(lambda at: taken.made(at, now(self._clock)))
-            return admit(charges, (cell,), cell.at)
-        return await self.server.do(lambda at: self._take_together(at, charges))
+            return await self.server.do(lambda at: self._take_one(at, charges[0]))
+        return await self.server.do(lambda at: self._take_all(at, charges))
 
     async def peek(self, charges: Sequence[Charge]) -> Taken:
         check_charges(charges)
-        return admit(charges, *await self.server.do(lambda at: self._cells(at, charges), writes=False))
+        time = now(self._clock)
+        return admit(charges, *await self.server.do(lambda at: seen(at, charges, time), writes=False))
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
-        steps = [_Step(settlement.charge, settlement.used) for settlement in settlements]
-        if len(steps) == 1:
-            await self.server.do(lambda at: steps[0].made(at, now(self._clock)))
-        else:
-            await self.server.do(lambda at: self._settle_together(at, steps))
+        if settlements:
+            await self.server.do(lambda at: self._settle_all(at, settlements))
 
-    async def _cells(self, at: Collections, charges: Sequence[Charge]) -> tuple[Sequence[RateCell], float]:
-        """The cells as they are, and the time."""
-        pipeline = [
-            {"$match": {"_id": {"$in": [_place(charge.key) for charge in charges]}}},
-            {"$project": {"level": True, "at": True, "now": now(self._clock)}},
-        ]
-        found = {
-            document["_id"]: decoded(document, _Seen, "a rate limit")
-            async for document in await at["rate_limits"].aggregate(pipeline)
-        }
-        time = next((seen.now for seen in found.values()), 0.0)
-        new = _Seen(level=0.0, at=time, now=time)
-        seen = [found.get(_place(charge.key), new) for charge in charges]
-        return [RateCell(one.level, one.at) for one in seen], time
+    async def _take_one(self, at: Collections, charge: Charge) -> Taken:
+        """Take it along with those that wait for the same turn: whoever has it first does it for all."""
+        name = (charge.key, charge.limit)
+        outcome: _Outcome = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(name, []).append((charge, outcome))
+        try:
+            async with self._turns.of([place_of(charge.key)]):
+                if not outcome.done():
+                    await self._take_batch(at, [one for one in self._waiting.pop(name) if not one[1].done()])
+        finally:
+            outcome.cancel()  # who has left is not charged any more
+        if outcome.cancelled():
+            raise self.server.in_doubt("did not answer in time", writes=True)
+        return outcome.result()
 
-    async def _take_together(self, at: Collections, charges: Sequence[Charge]) -> Taken:
-        cells, time = await self._cells(at, charges)
-        is_ahead = any(cell.at > time for cell in cells)  # the clock stepped back, and this is to be kept
-        taken = admit(charges, cells, time)
-        if not charges or not (taken.allowed or is_ahead):
-            return taken
+    async def _take_batch(self, at: Collections, batch: Sequence[tuple[Charge, _Outcome]]) -> None:
+        try:
+            cell = await taking([charge for charge, _ in batch]).made(at, now(self._clock))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is for all of them
+            for _, outcome in batch:
+                outcome.set_exception(error)
+            return
+        except BaseException:
+            for _, outcome in batch:
+                outcome.cancel()
+            raise
+        for charge, outcome in batch:
+            outcome.set_result(admit((charge,), (cell,), cell.at))  # as the step has done, in the same order
 
-        async def job(session: AsyncClientSession) -> Taken:
-            time, cells = now(self._clock), dict[RateKey, RateCell]()
-            for charge in sorted(charges, key=lambda charge: _place(charge.key)):
-                cell = cells[charge.key] = await _Step(charge).made(at, time, session)
-                time = cell.at  # one for all
-            taken = admit(charges, [cells[charge.key] for charge in charges], time)
-            if not taken.allowed:
-                await session.abort_transaction()
-            return taken
+    async def _take_all(self, at: Collections, charges: Sequence[Charge]) -> Taken:
+        async with self._turns.of(place_of(charge.key) for charge in charges):
+            cells, time = await seen(at, charges, now(self._clock))
+            is_ahead = any(cell.at > time for cell in cells)  # the clock stepped back, and this is to be kept
+            taken = admit(charges, cells, time)
+            if not charges or not (taken.allowed or is_ahead):
+                return taken
+            return await together(at, lambda session: self._take_at_once(at, charges, session))
 
-        return await _together(at, job)
+    async def _take_at_once(self, at: Collections, charges: Sequence[Charge], session: AsyncClientSession) -> Taken:
+        time = now(self._clock)
+        cells: dict[RateKey, RateCell] = {}
+        for charge in charges:
+            cell = cells[charge.key] = await taking([charge]).made(at, time, session)
+            time = cell.at  # one for all
+        taken = admit(charges, [cells[charge.key] for charge in charges], time)
+        if not taken.allowed:
+            await session.abort_transaction()
+        return taken
 
-    async def _settle_together(self, at: Collections, steps: Sequence["_Step"]) -> None:
+    async def _settle_all(self, at: Collections, settlements: Sequence[Settlement]) -> None:
+        steps = [settling(settlement) for settlement in settlements]
+        time = now(self._clock)
+
         async def job(session: AsyncClientSession) -> None:
-            time = now(self._clock)
-            for step in sorted(steps, key=lambda step: step.place):
-                time = (await step.made(at, time, session)).at
+            for step in steps:
+                await step.made(at, time, session)
 
-        if steps:
-            await _together(at, job)
-
-
-async def _together(at: Collections, job: Callable[[AsyncClientSession], Coroutine[Any, Any, T]]) -> T:
-    """Have the job done in a transaction; again, where others wrote the same."""
-    if at.read_concern.level is None:
-        raise ConfigurationError(
-            "a standalone MongoDB has no transactions, which several charges in one call need: make it a replica set (of one"
-            " server, at least), or charge one limit in each call"
-        )
-    async with at.client.start_session() as session:
-        return await session.with_transaction(job, read_concern=_SNAPSHOT, write_concern=at.write_concern)
-
-
-async def _begin(at: Collections, place: bytes, time: Expression, session: AsyncClientSession | None) -> None:
-    """Make an empty cell where there is none. Nobody is told by an upsert what it found where many make the same."""
-    empty = {"level": {"$ifNull": ["$level", 0.0]}, "at": {"$ifNull": ["$at", time]}}
-    soon = {"purge_at": {"$ifNull": ["$purge_at", {"$add": ["$$NOW", _SOON]}]}}
-    await at["rate_limits"].update_one({"_id": place}, [{"$set": {**empty, **soon}}], upsert=True, session=session)
-
-
-class _Step:
-    """The change of one cell: its charge is taken if it fits, or settled to what was `used`."""
-
-    def __init__(self, charge: Charge, used: float | None = None) -> None:
-        self.place = _place(charge.key)
-        self._charge = charge
-        self._used = used
-
-    async def made(self, at: Collections, time: Expression, session: AsyncClientSession | None = None) -> RateCell:
-        """Make it; the cell as it was before, at the time of the step."""
-        while (found := await self._found(at, time, session)) is None:
-            await _begin(at, self.place, time, session)
-        cell = decoded(found, _Before, "a rate limit")
-        return RateCell(cell.before, cell.at)
-
-    async def _found(self, at: Collections, time: Expression, session: AsyncClientSession | None) -> Document | None:
-        limit = self._charge.limit
-        found: Document | None = await at["rate_limits"].find_one_and_update(
-            {"_id": self.place},
-            [
-                {"$set": {"before": _drained(limit, time), "at": time}},
-                {"$set": {"level": self._level()}},
-                {"$set": {"purge_at": _empty_at(limit)}},
-            ],
-            projection={"before": True, "at": True},
-            return_document=ReturnDocument.AFTER,
-            session=session,
-        )
-        return found
-
-    def _level(self) -> Expression:
-        if self._used is not None:
-            settled = {"$subtract": [{"$add": ["$before", float(self._used)]}, float(self._charge.cost)]}
-            return {"$max": [0.0, settled]}
-        level = {"$add": ["$before", float(self._charge.cost)]}
-        return {"$cond": [{"$lte": [level, self._charge.limit.ceiling]}, level, "$before"]}
-
-
-class _Seen(msgspec.Struct, kw_only=True):
-    """A cell, and the time when it was seen."""
-
-    level: float
-    at: float
-    now: float
-
-
-class _Before(msgspec.Struct, kw_only=True):
-    """A cell after a step: what it was before, at the time of the step."""
-
-    before: float
-    at: float
-
-
-def _drained(limit: RateLimit, time: Expression) -> Expression:
-    """What `RateCell.drain` makes of the level."""
-    passed = {"$divide": [{"$multiply": [{"$subtract": [time, "$at"]}, float(limit.rate)]}, float(limit.period)]}
-    left = {"$max": [0.0, {"$subtract": ["$level", passed]}]}
-    return {"$cond": [{"$gt": [time, "$at"]}, left, "$level"]}
-
-
-def _empty_at(limit: RateLimit) -> Expression:
-    """When the server removes a cell: then its burst is whole, by the server's own time."""
-    milliseconds = limit.seconds(limit.burst) * 1_000
-    left = {"$ceil": {"$multiply": [{"$divide": ["$level", float(limit.burst)]}, milliseconds]}}
-    return {"$add": ["$$NOW", {"$toLong": {"$min": [left, LONGEST]}}]}
-
-
-def _place(key: RateKey) -> bytes:
-    """One key's bytes, and no other's."""
-    return msgspec.msgpack.encode([None if part is None else part.encode("utf-8", "surrogatepass") for part in key])
+        async with self._turns.of(step.place for step in steps):
+            if len(steps) == 1:
+                await steps[0].made(at, time)
+            else:
+                await together(at, job)
