@@ -31,6 +31,7 @@ _BURY = script("topic_bury", "topics")
 _LEAVE = script("topic_leave")
 _DEAD_LETTERS = script("topic_dead_letters")
 
+_NO_MESSAGE = b"", b""  # an entry of somebody else: no event either
 _FIRST_LOOK, _LONGEST_LOOK = 0.005, 0.05  # seconds until who waits looks again
 
 
@@ -130,20 +131,15 @@ class _Place:
         self.dead = tag + b"ed:" + f"{topic}:{group}".encode()
 
 
-def _message(entry: Sequence[object]) -> TopicMessage:
-    match entry:
-        case [bytes() as place, [b"i", bytes() as identity, b"d", bytes() as data]]:
-            return TopicMessage(place=_number(place), id=identity.decode(), data=data)
-        case _:
-            raise CorruptRecord("a topic is damaged: an entry is no message")
+def _message(entry: tuple[bytes, Sequence[bytes]]) -> TopicMessage:
+    place, fields = entry
+    identity, data = fields[1::2] if len(fields) == 4 else _NO_MESSAGE
+    return TopicMessage(place=_number(place), id=identity.decode(), data=data)
 
 
-def _delivery(found: Sequence[object]) -> Delivery:
-    match found:
-        case [bytes() as place, bytes() as identity, bytes() as data, int() as attempt]:
-            return Delivery(place=_number(place), id=identity.decode(), data=data, attempt=attempt)
-        case _:
-            raise CorruptRecord("a topic is damaged: an entry is no message")
+def _delivery(found: tuple[bytes, bytes, bytes, int]) -> Delivery:
+    place, identity, data, attempt = found
+    return Delivery(place=_number(place), id=identity.decode(), data=data, attempt=attempt)
 
 
 def _letter(entry: Sequence[object]) -> DeadLetter:

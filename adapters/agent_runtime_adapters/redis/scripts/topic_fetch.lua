@@ -8,6 +8,9 @@ local found = {}
 
 local function take(entry, attempt)
   local place, id, data = entry[1], entry[2][2], entry[2][4]
+  if #entry[2] ~= 4 then
+    id, data = '', '' -- of somebody else: no event either
+  end
   if redis.call('ZSCORE', known, id) then
     redis.call('XACK', stream, group, place)
   elseif attempt > max_attempts then
