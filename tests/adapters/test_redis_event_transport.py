@@ -29,7 +29,7 @@ from agent_runtime import (
 )
 from agent_runtime.ids import new_id
 from agent_runtime.testing.session_samples import cut
-from agent_runtime_adapters.redis.event_transport import RedisEventTransport
+from agent_runtime_adapters.redis import RedisEventTransport
 
 IDLE = 0.5
 
@@ -39,7 +39,7 @@ WORKER = """
     import anyio
 
     from agent_runtime import EventConsumer
-    from agent_runtime_adapters.redis.event_transport import RedisEventTransport
+    from agent_runtime_adapters.redis import RedisEventTransport
 
     async def hang(event):
         print(event.sequence, flush=True)

@@ -25,10 +25,7 @@ from agent_runtime import (
 )
 from agent_runtime.ids import new_id
 from agent_runtime.testing.session_samples import done, some, together
-from agent_runtime_adapters.redis.event_logs import RedisEventLog
-from agent_runtime_adapters.redis.key_values import RedisKeyValueStore
-from agent_runtime_adapters.redis.rate_limits import RedisRateLimitStore
-from agent_runtime_adapters.redis.server import RedisServer
+from agent_runtime_adapters.redis import RedisEventLog, RedisKeyValueStore, RedisRateLimitStore, RedisServer
 
 OWNER = Owner(tenant_id="acme", user_id="ann")
 CHARGE = Charge(key=("ann", "requests"), limit=RateLimit(rate=5, period=10, burst=5))

@@ -13,10 +13,7 @@ from agent_runtime.testing import (
     KeyValueStoreContract,
     RateLimitStoreContract,
 )
-from agent_runtime_adapters.redis.event_logs import RedisEventLog
-from agent_runtime_adapters.redis.event_transport import RedisEventTransport
-from agent_runtime_adapters.redis.key_values import RedisKeyValueStore
-from agent_runtime_adapters.redis.rate_limits import RedisRateLimitStore
+from agent_runtime_adapters.redis import RedisEventLog, RedisEventTransport, RedisKeyValueStore, RedisRateLimitStore
 
 
 @pytest.fixture(scope="module")
