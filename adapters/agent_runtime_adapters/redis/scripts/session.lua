@@ -69,6 +69,12 @@ local function prolong(session)
   if redis.call('PTTL', o) < seconds * 1000 then keep(o, seconds) end
 end
 
+-- Keep a key as long as the others. A new session's are kept by `save`, and must not have a time before: the least one there
+-- is, a millisecond, may be over in the middle of the script.
+local function keep_too(session, key)
+  if session.kept ~= '0' then keep(key, session.kept - now) end
+end
+
 -- Write what has changed.
 local function save(session)
   local keys, was, changes = session.keys, session.was, {}
@@ -102,7 +108,7 @@ end
 -- Add a batch, and return the new message count. Made by an `operation`, it is known by it.
 local function add(session, number, data, operation)
   local parts = redis.call('RPUSH', session.keys.m, struct.pack('>I8I4', session.count, number) .. data)
-  if parts == 1 then keep(session.keys.m, session.kept - now) end -- of a new session, `save` does it
+  if parts == 1 then keep_too(session, session.keys.m) end
   session.count = tostring(session.count + number)
   if operation then redis.call('HSET', session.keys.b, 'a' .. operation, session.count) end
   return tonumber(session.count)
@@ -120,7 +126,7 @@ local function put(session, name, data, count)
   local item = struct.pack('>I8I8d', session.checkpoints, count, now) .. data
   redis.call('HSET', session.keys.b, 'c' .. name, item)
   redis.call('ZADD', session.keys.c, session.checkpoints, name)
-  keep(session.keys.c, session.kept - now)
+  keep_too(session, session.keys.c)
   return item
 end
 
