@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from tests.servers.program import HOST, Program, executable
@@ -13,6 +15,7 @@ _INSTALLED = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
 
 class PostgresProgram(Program):
     variable = "AGENT_RUNTIME_TEST_POSTGRES_URL"
+    ends_on = signal.SIGINT  # without waiting for its clients to leave
 
     @property
     def url(self) -> str:
@@ -48,6 +51,19 @@ class PostgresProgram(Program):
     def answers(self) -> bool:
         asked = subprocess.run([_program("pg_isready"), "-q", "-h", HOST, "-p", str(self.port)], check=False)
         return asked.returncode == 0
+
+    def _signal(self, number: signal.Signals) -> None:
+        # Each of its processes is a group of its own, and only what nobody can catch is not passed on by the first.
+        children = _children(self._process.pid) if self._process is not None and number != self.ends_on else ()
+        super()._signal(number)
+        for child in children:
+            with suppress(ProcessLookupError):
+                os.kill(child, number)
+
+
+def _children(process: int) -> Sequence[int]:
+    found = subprocess.run(("pgrep", "-P", str(process)), check=False, capture_output=True, text=True)
+    return [int(line) for line in found.stdout.split()]
 
 
 def _program(name: str) -> str:

@@ -86,7 +86,7 @@ class PostgresDatabase(StoreServer[Connections]):
         async def called(connections: Connections) -> Rows:
             try:
                 return await self._fetched(connections, statement, values)
-            except asyncpg.PostgresError as error:
+            except Exception as error:
                 if not is_undone(error):
                     raise
             return await self._fetched(connections, statement, values)
@@ -133,6 +133,7 @@ class PostgresDatabase(StoreServer[Connections]):
             rows = await connection.fetch(statement, *values)
         except Exception as error:
             if is_lost(error):  # so may be the others
+                connection.terminate()
                 connections.drop()
             connections.give(connection)
             raise

@@ -52,19 +52,19 @@ _MISCONFIGURED: Mapping[str, str] = MappingProxyType(
 )
 
 
-def is_undone(error: asyncpg.PostgresError) -> bool:
+def is_undone(error: Exception) -> bool:
     """Whether nothing was done, and the same may go well when it is asked for again at once."""
-    return error.sqlstate in _UNDONE
+    return _is_unsent(error) or _state(error) in _UNDONE
 
 
 def is_lost(error: Exception) -> bool:
-    """Whether the connection is of no more use, and others of the pool may be no better."""
-    return isinstance(error, OSError) or _state(error) in {*_LOST, "57P01", "25006"}
+    """Whether the connection is of no more use, and others may be no better."""
+    return isinstance(error, OSError) or _is_unsent(error) or _state(error) in {*_LOST, "57P01", "57P05", "25006"}
 
 
 def translated(error: Exception, name: str) -> AgentRuntimeError | None:
     """The error for the caller; `None` for one that is not the driver's."""
-    if isinstance(error, asyncpg.DataError | asyncpg.exceptions.DataError):
+    if isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError):  # of the driver, on an argument
         return InvalidInput("a value is of a type that cannot be stored, or text that is not Unicode")
     if isinstance(error, OSError) or _state(error) in _LOST:
         return OutcomeUnknown(
@@ -73,9 +73,7 @@ def translated(error: Exception, name: str) -> AgentRuntimeError | None:
         )
     if isinstance(error, asyncpg.PostgresError):
         return _said(error.sqlstate or "", name)
-    if isinstance(error, asyncpg.InterfaceError) and not isinstance(error, asyncpg.InternalClientError):
-        return StoreUnavailable(f"{name} has closed the connection")
-    return None
+    return StoreUnavailable(f"{name} has closed the connection") if _is_unsent(error) else None
 
 
 def unreached(error: Exception, name: str) -> AgentRuntimeError:
@@ -86,6 +84,12 @@ def unreached(error: Exception, name: str) -> AgentRuntimeError:
     if isinstance(error, asyncpg.ClientConfigurationError | ValueError):
         return ConfigurationError(f"{name} cannot be reached as the URL says: one of its parameters is wrong")
     return StoreUnavailable(f"{name} cannot be reached") if ours is None or isinstance(ours, OutcomeUnknown) else ours
+
+
+def _is_unsent(error: Exception) -> bool:
+    """Whether the driver saw, before it sent anything, that the connection is closed, or (`InternalClientError`) closing."""
+    is_closed = isinstance(error, asyncpg.InterfaceError) and not isinstance(error, ValueError)
+    return is_closed or type(error) is asyncpg.InternalClientError
 
 
 def _state(error: Exception) -> str | None:

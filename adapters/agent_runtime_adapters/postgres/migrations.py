@@ -30,6 +30,13 @@ CREATE TABLE agent_runtime.agent_runtime_schema (
     version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
 )
 """
+# Not by `to_regclass`: that remembers, after the wait for the lock, that there was none before it.
+_IS_OURS = """
+SELECT EXISTS (
+    SELECT FROM pg_class JOIN pg_namespace AS there ON there.oid = relnamespace
+     WHERE nspname = $1 AND relname = 'agent_runtime_schema'
+)
+"""
 _EMPTY = """
 SELECT NOT EXISTS (SELECT FROM pg_class WHERE relnamespace = there.oid)
    AND NOT EXISTS (SELECT FROM pg_proc WHERE pronamespace = there.oid)
@@ -61,7 +68,7 @@ async def migrate(connection: Connection, name: str, schema: str) -> None:
 
 async def _version(connection: Connection, name: str, schema: str) -> int | None:
     """The schema's version; `None` where there is none."""
-    if not await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", f'"{schema}".agent_runtime_schema'):
+    if not await connection.fetchval(_IS_OURS, schema):
         return None
     version = int(
         await connection.fetchval(
