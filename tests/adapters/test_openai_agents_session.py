@@ -35,6 +35,7 @@ from agent_runtime import (
 from agent_runtime.ids import new_id
 from agent_runtime.testing import Outcome, Trial, cancellations, hostile_text, inject, json_values
 from agent_runtime_adapters.openai_agents import OpenAIAgentsSession
+from agent_runtime_adapters.sqlite import SQLiteSessionStore
 
 QUIET = RunConfig(tracing_disabled=True)
 
@@ -45,9 +46,9 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(params=BACKENDS)
-async def stores(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[Stores]:
-    async with open_stores(url_of(request.param, tmp_path, request)) as stores:
+@pytest.fixture(scope="module", params=BACKENDS)
+async def stores(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Stores]:
+    async with open_stores(url_of(request.param, tmp_path_factory, request)) as stores:
         yield stores
 
 
@@ -105,10 +106,8 @@ def weather(city: str) -> str:
 # Through the runner
 
 
-async def test_two_turns_and_a_restart_are_one_conversation(
-    request: pytest.FixtureRequest, tmp_path: Path, owner: Owner
-) -> None:
-    url = url_of("sqlite", tmp_path, request)
+async def test_two_turns_and_a_restart_are_one_conversation(tmp_path: Path, owner: Owner) -> None:
+    url = f"sqlite:///{tmp_path / 'agent.db'}"
     call = ResponseFunctionToolCall(call_id="c1", name="weather", arguments='{"city": "Rome"}', type="function_call")
     model = ScriptedModel()
     for script in (("Hello Ann.",), (call, "It is sunny."), ("Rome.",)):
@@ -193,30 +192,24 @@ async def test_a_cleared_conversation_is_erased_and_begins_anew(
 
 
 @given(st.lists(st.one_of(st.just("pop"), st.sampled_from("abc")), max_size=20), st.integers(0, 6))
-def test_any_order_of_adding_and_popping_is_that_of_a_list(steps: list[str], limit: int) -> None:
-    async def play() -> None:
-        session, model = in_memory(), list[str]()
-        for step in steps:
-            if step == "pop":
-                popped = await session.pop_item()
-                assert popped == (user(model.pop()) if model else None)
-            else:
-                model.append(step)
-                await session.add_items([user(step)])
-        assert said(await session.get_items(limit)) == model[max(0, len(model) - limit) :]
-
-    anyio.run(play)
+async def test_any_order_of_adding_and_popping_is_that_of_a_list(steps: list[str], limit: int) -> None:
+    session, model = in_memory(), list[str]()
+    for step in steps:
+        if step == "pop":
+            popped = await session.pop_item()
+            assert popped == (user(model.pop()) if model else None)
+        else:
+            model.append(step)
+            await session.add_items([user(step)])
+    assert said(await session.get_items(limit)) == model[max(0, len(model) - limit) :]
 
 
 @given(json_values() | hostile_text())
-def test_any_json_comes_back_as_it_was(value: object) -> None:
-    async def play() -> None:
-        session = in_memory()
-        item = cast("TResponseInputItem", {"role": "developer", "content": value})
-        await session.add_items([item])
-        assert await session.get_items() == [item]
-
-    anyio.run(play)
+async def test_any_json_comes_back_as_it_was(value: object) -> None:
+    session = in_memory()
+    item = cast("TResponseInputItem", {"role": "developer", "content": value})
+    await session.add_items([item])
+    assert await session.get_items() == [item]
 
 
 async def test_numbers_that_others_lose_come_back() -> None:
@@ -389,9 +382,12 @@ async def test_an_outage_is_never_an_empty_conversation(at: int) -> None:
     assert said(await in_memory(store).get_items()) == ["a"]
 
 
-async def test_cancelled_at_any_await_a_call_is_done_as_a_whole_or_not_at_all(
-    stores: Stores, session: OpenAIAgentsSession
-) -> None:
+async def test_cancelled_at_any_await_a_call_is_done_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    async with SQLiteSessionStore(tmp_path / "agent.db", synchronous="NORMAL") as store:
+        await cancel_each_call(in_memory(store))
+
+
+async def cancel_each_call(session: OpenAIAgentsSession) -> None:
     async def add() -> None:
         await session.add_items([user("x"), user("y")])
 

@@ -73,5 +73,5 @@ def unpack(serde: SerializerProtocol, packed: Packed, what: str) -> Any:
         raise CorruptRecord(f"{what} cannot be read: it is stored as {packed[0][:20]!r}")
     try:
         return serde.loads_typed(packed)
-    except (TypeError, ValueError, LookupError, ArithmeticError, RecursionError) as error:
+    except (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError) as error:  # and their subclasses
         raise CorruptRecord(f"{what} cannot be read: it is a record of something else") from error

@@ -225,9 +225,9 @@ class LangGraphSaver(BaseCheckpointSaver[str]):
             counter.known += 1
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
-        """Make a thread that has all that the other has, as one step.
+        """Make a thread that has all that the other has, as one step. The same again changes nothing.
 
-        Raises `NotFound` without the source, `SessionConflict` when there is a target.
+        Raises `NotFound` without the source, `SessionConflict` when the target is there and no copy of what the source has now.
         """
         owner = self._bound()
         data = await self._sessions.export(session_name(source_thread_id), owner=owner)
