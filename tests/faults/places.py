@@ -48,7 +48,7 @@ async def sqlite(folder: Path, **options: Any) -> AsyncGenerator[SessionStore]:
 def stores_on(name: str, folder: Path, **options: Any) -> Stores:
     """All stores on the server of that name, in a place of its own for each folder."""
     place = f"t{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:24]}"
-    return open_stores(_told(name).read_text("utf-8"), **{_PLACES[name]: place}, **options)
+    return open_stores(_told(name).read_text("utf-8"), **{PLACES[name]: place}, **options)
 
 
 @asynccontextmanager
@@ -82,7 +82,11 @@ def _told(name: str) -> Path:
 
 FILE = "sessions.db"
 SERVERS: Mapping[str, type[Program]] = {"redis": RedisProgram, "postgres": PostgresProgram, "mongodb": MongoDBProgram}
-_PLACES = {"redis": "prefix", "postgres": "schema", "mongodb": "database"}
+PLACES: Mapping[str, str] = {
+    "redis": "prefix",
+    "postgres": "schema",
+    "mongodb": "database",
+}  # the option that keeps tests apart
 DURABLE: Mapping[str, Opens] = {"sqlite": sqlite, **{name: partial(on_server, name) for name in SERVERS}}
 STORES: Mapping[str, Opens] = {"memory": memory, **DURABLE}
 Clock = Callable[[], float]

@@ -1,10 +1,12 @@
-"""A process of a service with sessions, as scenarios start, stop and kill it: `python -m tests.scenarios.worker FILE ...`."""
+"""A process of a service with sessions, as scenarios start, stop and kill it: `python -m tests.scenarios.worker`."""
 
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import anyio
+import msgspec
 
 from agent_runtime import (
     AgentConfig,
@@ -18,10 +20,13 @@ from agent_runtime import (
     SessionConflict,
     SessionManager,
     SessionStore,
+    Stores,
+    open_stores,
     tool,
 )
 from agent_runtime.testing import ScriptedLLMClient, ScriptedReply
-from agent_runtime_adapters.sqlite import SQLiteSessionStore
+from agent_runtime_middleware.cache import CacheMiddleware
+from agent_runtime_middleware.rate_limit import Quota, RateLimitMiddleware
 
 OWNER = Owner(tenant_id=None, user_id="ann")
 SESSION = "trip"
@@ -60,13 +65,21 @@ def planner(cut_short: Callable[[], ScriptedReply | Exception] | None = None) ->
     return ScriptedLLMClient([answer], repeat=True)
 
 
-def service(store: SessionStore, client: LLMClient, world: Path) -> AgentExecutor:
-    """What each process makes at its start. What its tools have done is in the file `world`."""
+def noting(world: Path) -> Callable[[str], str]:
+    """Writes down what happens in the world."""
 
     def note(what: str) -> str:
         with world.open("a", encoding="utf-8") as file:
             file.write(f"{what}\n")
         return what
+
+    return note
+
+
+def service(store: SessionStore, client: LLMClient, world: Path) -> AgentExecutor:
+    """What each process makes at its start. What its tools have done is in the file `world`."""
+
+    note = noting(world)
 
     @tool(kind="effect")
     async def book() -> str:
@@ -88,47 +101,91 @@ def service(store: SessionStore, client: LLMClient, world: Path) -> AgentExecuto
     )
 
 
-async def say(file: Path, text: str) -> None:
+async def say(stores: Stores, world: Path, text: str) -> None:
     """One turn of a conversation."""
-    async with service(SQLiteSessionStore(file), listener(), file.with_name("world")) as executor:
+    async with service(stores.sessions, listener(), world) as executor:
         tell((await executor.execute(task(text))).output)
 
 
-async def begin(file: Path) -> None:
+async def begin(stores: Stores, world: Path) -> None:
     """A run that comes as far as the time between its two tools, and no further."""
 
     def hang() -> ScriptedReply:
         tell("between the tools")
         return ScriptedReply(delay=600)
 
-    async with service(SQLiteSessionStore(file), planner(hang), file.with_name("world")) as executor:
+    async with service(stores.sessions, planner(hang), world) as executor:
         await executor.execute(task("Book and pay."))
 
 
-async def go_on(file: Path) -> None:
+async def go_on(stores: Stores, world: Path) -> None:
     """What another process has begun."""
-    async with service(SQLiteSessionStore(file), planner(), file.with_name("world")) as executor:
+    async with service(stores.sessions, planner(), world) as executor:
         tell((await executor.execute(task(), resume=Resume())).output)
 
 
-async def hold(file: Path) -> None:
+async def hold(stores: Stores, world: Path) -> None:
     """Take the lease, and write under it when told to."""
-    async with SessionManager(SQLiteSessionStore(file)) as sessions:
-        try:
-            async with sessions.lease(SESSION, owner=OWNER, ttl=TTL) as lease:
-                tell(lease.fence)
-                sys.stdin.readline()  # holds up the event loop, as a pause of the whole process does
-                await sessions.update_metadata(SESSION, {"by": "the first"}, owner=OWNER, lease=lease)
-        except SessionConflict:
-            tell("fenced off")
+    sessions = SessionManager(stores.sessions)
+    try:
+        async with sessions.lease(SESSION, owner=OWNER, ttl=TTL) as lease:
+            tell(lease.fence)
+            sys.stdin.readline()  # holds up the event loop, as a pause of the whole process does
+            await sessions.update_metadata(SESSION, {"by": "the first"}, owner=OWNER, lease=lease)
+    except SessionConflict:
+        tell("fenced off")
 
 
-COMMANDS: Mapping[str, Callable[..., Awaitable[None]]] = {"say": say, "begin": begin, "go_on": go_on, "hold": hold}
+async def ask(stores: Stores, world: Path, callers: str) -> None:
+    """So many callers at once of one question, over a cache that other processes share; each call of the model is noted."""
+
+    def model(request: ModelRequest) -> ScriptedReply:
+        note("asked")
+        return ScriptedReply(text="A frog.", delay=0.2)
+
+    note = noting(world)
+    executor = AgentExecutor(
+        config=AgentConfig(name="support", retry_attempts=1),
+        llm_client=ScriptedLLMClient([model], repeat=True),
+        middleware=[CacheMiddleware(stores.key_values, claim=10)],
+    )
+    tell("ready")
+    await anyio.to_thread.run_sync(sys.stdin.readline)
+    async with executor:
+        contexts = [AgentContext(user_id="ann", current_task="What is in the pond?")] * int(callers)
+        results = await executor.execute_batch(contexts, max_concurrency=int(callers))
+    tell(sum(result.output == "A frog." for result in results))
+
+
+async def knock(stores: Stores, world: Path, callers: str, quota: str) -> None:
+    """So many runs at once of one user who has a quota that other processes share."""
+
+    async def agent(context: AgentContext) -> str:
+        return "in"
+
+    layer = RateLimitMiddleware([Quota(requests=int(quota), per=3_600)], store=stores.rate_limits)
+    tell("ready")
+    await anyio.to_thread.run_sync(sys.stdin.readline)
+    async with AgentExecutor(agent, middleware=[layer]) as executor:
+        contexts = [AgentContext(user_id="ann", current_task="hi")] * int(callers)
+        results = await executor.execute_batch(contexts, max_concurrency=int(callers))
+    tell(sum(result.success for result in results))
+
+
+COMMANDS: Mapping[str, Callable[..., Awaitable[None]]] = {
+    "say": say,
+    "begin": begin,
+    "go_on": go_on,
+    "hold": hold,
+    "ask": ask,
+    "knock": knock,
+}
 
 
 async def main(*arguments: str) -> None:
-    command, file, *rest = arguments
-    await COMMANDS[command](Path(file), *rest)
+    command, url, options, world, *rest = arguments
+    async with open_stores(url, **msgspec.json.decode(options, type=dict[str, Any])) as stores:
+        await COMMANDS[command](stores, Path(world), *rest)
 
 
 if __name__ == "__main__":
