@@ -46,7 +46,8 @@ class Cluster:
 
     async def exchange(self, calls: Sequence[Call]) -> None:
         for call in calls:
-            await self._make(call)
+            if not call.outcome.done():
+                await self._make(call)
 
     async def _make(self, call: Call) -> None:
         call.is_sent = True

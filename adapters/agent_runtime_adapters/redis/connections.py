@@ -96,11 +96,14 @@ class Wire:
 
     async def exchange(self, calls: Sequence[Call]) -> None:
         connection = await self.open()
+        waited_for = [call for call in calls if not call.outcome.done()]  # whoever was told that it was not sent, was not
+        if not waited_for:
+            return
         try:
-            for call in calls:
+            for call in waited_for:
                 call.is_sent = True
-            await connection.send_packed_command([call.data for call in calls], check_health=False)
-            for call in calls:
+            await connection.send_packed_command([call.data for call in waited_for], check_health=False)
+            for call in waited_for:
                 await self._read(connection, call)
         except BaseException:
             await connection.disconnect(nowait=True)

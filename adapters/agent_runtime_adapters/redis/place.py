@@ -64,7 +64,7 @@ def place_of(url: str) -> Place:
             is_encrypted=parts.scheme.startswith("rediss"),
             tls=_options(parts),
         )
-    except (ValueError, KeyError) as error:
+    except (ValueError, LookupError) as error:
         raise ConfigurationError(f"this is no URL of a Redis; one is {_FORMS}") from error
 
 
