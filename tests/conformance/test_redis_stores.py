@@ -85,7 +85,7 @@ class TestRedisEventLog(EventLogContract):
 
 
 class TestRedisEventTransport(EventTransportContract):
-    idle = 0.3
+    idle = 0.4
     slack = 100
 
     @pytest.fixture

@@ -17,6 +17,7 @@ from agent_runtime import (
     AgentRuntimeError,
     ConfigurationError,
     CorruptRecord,
+    Delivery,
     EventBus,
     EventConsumer,
     EventMessage,
@@ -561,11 +562,17 @@ async def test_what_is_remembered_of_an_outage_is_bounded(monkeypatch: pytest.Mo
     transport, handler = Transport(), Handler()
     await transport.put(*(event(number) for number in range(5)))
     transport.down.add("acknowledge")
-    one = consumer(transport, handler, idle=0.05)
-    await run(one, handler, 5)
-    one = consumer(transport, handler, idle=0.05)
-    transport.down.clear()
-    await run(one, handler, 10)
+    one = consumer(transport, handler)
+    async with anyio.create_task_group() as group:
+        group.start_soon(one.run)
+        await until(lambda: one.stats.failures == 5)
+        transport.down.clear()
+        lying = [Delivery(place=str(n), id="", data=b"", attempt=1) for n in range(1, 6)]
+        await transport.release("t", "g", one.name, lying, idle=60, tried=True)
+        await transport.put(event(5))
+        await until(lambda: 5 in handler.seen)
+        one.stop()
+    assert handler.seen == [0, 1, 2, 3, 4, 0, 1, 2, 5]
 
 
 async def test_an_error_that_does_not_pass_ends_the_consumer() -> None:

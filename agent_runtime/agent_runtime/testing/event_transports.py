@@ -156,7 +156,9 @@ class EventTransportContract:
         await self._publish(transport, 3)
         await self._fetch(transport, "killed", limit=2)
         await self.advance(self.idle * 0.4)
-        assert _ids(await self._fetch(transport, "c")) == ["m2"]
+        mine = await self._fetch(transport, "c")
+        assert _ids(mine) == ["m2"]
+        await self._acknowledge(transport, mine)
         transport = await self.reopen(transport)
         await self.advance(self.idle * 0.8)
         [first, second] = await self._fetch(transport, "c")
