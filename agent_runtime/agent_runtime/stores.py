@@ -1,12 +1,12 @@
 """All stores behind one URL, so that a service moves to another backend by changing it."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeAlias, cast
 
 from agent_runtime.errors import ConfigurationError
-from agent_runtime.event_log import EventLog
+from agent_runtime.event_log import EventLog, LogBounds
 from agent_runtime.key_value_store import KeyValueStore
 from agent_runtime.memory import MemorySessionStore
 from agent_runtime.memory_event_log import MemoryEventLog
@@ -19,7 +19,12 @@ from agent_runtime.session_store import SessionStore
 STORES = "agent_runtime.stores"
 
 OpenStores: TypeAlias = Callable[..., "Stores"]
-"""What an entry point of the group `agent_runtime.stores` names, called with the URL and the options."""
+"""What an entry point of the group `agent_runtime.stores` names, called with the URL and the options.
+
+Whatever else it takes, it knows these options, so that its stores can be tried at any URL (`agent-runtime doctor --stores`):
+`namespace`, `[a-z][a-z0-9_]{0,31}`, is a place of its own there (a prefix, a schema, a database, a file) that `Stores.erase`
+removes; `clock` gives Unix seconds in the place of the backend's clock; `log_bounds` is how much each log keeps.
+"""
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*", re.IGNORECASE)
 
@@ -65,6 +70,7 @@ class Stores:
         rate_limits: RateLimitStore,
         event_log: EventLog,
         shared: Resource | None = None,
+        erase: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         self.name = name
         self.sessions = sessions
@@ -72,6 +78,7 @@ class Stores:
         self.rate_limits = rate_limits
         self.event_log = event_log
         self._shared = shared
+        self._erase = erase
 
     def __repr__(self) -> str:
         return f"Stores({self.name})"
@@ -80,6 +87,15 @@ class Stores:
         """Close the connection for good. Idempotent."""
         if self._shared is not None:
             await self._shared.aclose()
+
+    async def erase(self) -> None:
+        """Remove the namespace with all that is in it, whoever's it is; there is nothing to do afterwards but `aclose`.
+
+        Raises `ConfigurationError` for stores that were not opened with a `namespace`, and what a write raises.
+        """
+        if self._erase is None:
+            raise ConfigurationError(f"{self.name} was not opened with a namespace of its own, and is not erased")
+        await self._erase()
 
     async def __aenter__(self) -> Self:
         if self._shared is not None:
@@ -123,8 +139,10 @@ def open_stores(url: str, **options: object) -> Stores:
         raise ConfigurationError(f"stores at {scheme}: {error}") from error
 
 
-def open_memory(url: str, **options: Any) -> Stores:
-    """Stores in this process's memory, new ones for each call, for `memory:`. Options: `clock`."""
+def open_memory(
+    url: str, *, namespace: str | None = None, log_bounds: LogBounds | None = None, **options: Any
+) -> Stores:
+    """Stores in this process's memory, new ones for each call, for `memory:`. Options: `clock`, `log_bounds`, `namespace`."""
     if url.lower() not in ("memory:", "memory://"):
         raise ConfigurationError("stores in memory have no place: write memory:")
     return Stores(
@@ -132,5 +150,10 @@ def open_memory(url: str, **options: Any) -> Stores:
         sessions=MemorySessionStore(**options),
         key_values=MemoryKeyValueStore(**options),
         rate_limits=MemoryRateLimitStore(**options),
-        event_log=MemoryEventLog(**options),
+        event_log=MemoryEventLog(bounds=log_bounds, **options),
+        erase=None if namespace is None else _nothing,
     )
+
+
+async def _nothing() -> None:
+    """They are gone with the process, and nobody else has seen them."""

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tests.distributions import install, put_on_path
 
-from agent_runtime import ConfigurationError, Owner, SessionFields, SessionQuota, Stores, open_stores
+from agent_runtime import ConfigurationError, LogBounds, Owner, SessionFields, SessionQuota, Stores, open_stores
 
 STORES = "agent_runtime.stores"
 ANN = Owner(tenant_id=None, user_id="ann")
@@ -79,3 +79,28 @@ async def test_a_distribution_adds_a_scheme(tmp_path: Path, monkeypatch: pytest.
     install(tmp_path, "shelf", {"shelf": "shelf:open_shelf"}, group=STORES, shelf=OPENER)
     put_on_path(tmp_path, monkeypatch)
     assert await open_stores("shelf://wall", width=3).sessions.count(ANN) == 0
+
+
+async def test_a_namespace_is_a_place_of_its_own_that_is_erased(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/stores.db"
+    async with open_stores(url) as mine:
+        await make_session(mine)
+        before = sorted(tmp_path.iterdir())
+        async with open_stores(url, namespace="try_out", log_bounds=LogBounds(max_events=1)) as tried:
+            assert await tried.sessions.count(ANN) == 0
+            await make_session(tried)
+            await tried.event_log.append(ANN, "s", [b"a", b"b"], expected=0, ttl=60, operation="o")
+            page = await tried.event_log.read(ANN, "s")
+            assert page is not None
+            assert page.first == 2
+            await tried.erase()
+        assert sorted(tmp_path.iterdir()) == before
+        assert await mine.sessions.count(ANN) == 1
+        with pytest.raises(ConfigurationError, match="was not opened with a namespace of its own, and is not erased"):
+            await mine.erase()
+
+
+async def test_a_namespace_in_memory_goes_with_it() -> None:
+    async with open_stores("memory:", namespace="try_out", log_bounds=LogBounds(max_events=1)) as stores:
+        await make_session(stores)
+        await stores.erase()
