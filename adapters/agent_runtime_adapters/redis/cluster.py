@@ -37,12 +37,13 @@ class Cluster:
         client = await self._client.initialize()
         for node in client.get_primaries():
             try:
-                info = await node.execute_command("INFO", NEVER_DECODE=True)
+                info = cast("dict[str, object]", await node.execute_command("INFO"))
             except NoPermissionError as error:
                 if self._durability == "volatile":
                     return
                 raise fitness.unknown(self._name) from error
-            fitness.check(fitness.facts_of(info), self._name, self._durability, in_cluster=True)
+            facts = {name: str(value) for name, value in info.items()}
+            fitness.check(facts, self._name, self._durability, in_cluster=True)
 
     async def exchange(self, calls: Sequence[Call]) -> None:
         for call in calls:
