@@ -1,15 +1,15 @@
 """A session that is exported from one store and imported into another is the same session, whatever is in it."""
 
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AsyncExitStack
 from itertools import permutations
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agent_runtime import (
     FunctionCall,
+    MemorySessionStore,
     Message,
     Owner,
     SessionConflict,
@@ -32,9 +32,34 @@ VALUES: dict[str, Any] = {
     "deep": {"1": {"2": {"3": {"4": {"5": True}}}}},
     "type": "session",
 }
+ANN = Owner(tenant_id="a:b{c}*'\"", user_id="ünï 💥 ann")
 NAMES = ("-", "_" * 128, "0", "constructor")
 
-Open = Callable[[str], AbstractAsyncContextManager[SessionManager]]
+
+class Backends:
+    """A session manager for each backend, opened, and filled, when it is first asked for."""
+
+    def __init__(self, url_of: Callable[[str], str], stack: AsyncExitStack) -> None:
+        self._url_of = url_of
+        self._stack = stack
+        self._space = f"moved_{new_id()[-12:].lower().replace('-', '_')}"
+        self._opened: dict[str, SessionManager] = {}
+        self._filled: dict[str, dict[str, list[object]]] = {}
+
+    async def opened(self, backend: str) -> SessionManager:
+        if backend not in self._opened:
+            options = {SPACE_OPTIONS[backend]: self._space} if backend in SPACE_OPTIONS else {}
+            stores = await self._stack.enter_async_context(open_stores(self._url_of(backend), **options))
+            self._opened[backend] = SessionManager(stores.sessions)
+        return self._opened[backend]
+
+    async def filled(self, backend: str) -> dict[str, list[object]]:
+        """All that is known of ANN's sessions there, by id."""
+        if backend not in self._filled:
+            sessions = await self.opened(backend)
+            await furnish(sessions, ANN)
+            self._filled[backend] = {name: await known(sessions, ANN, name) for name in NAMES}
+        return self._filled[backend]
 
 
 @pytest.fixture(scope="module")
@@ -44,27 +69,21 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="module")
-def space() -> str:
-    return f"moved_{new_id()[-12:].lower().replace('-', '_')}"
+async def backends(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncGenerator[Backends]:
+    urls = {"memory": "memory:", "sqlite": f"sqlite:///{tmp_path_factory.mktemp('moved')}/moved.db"}
+
+    def url_of(backend: str) -> str:
+        return urls.get(backend) or str(request.getfixturevalue(f"{backend}_url"))
+
+    async with AsyncExitStack() as stack:
+        yield Backends(url_of, stack)
 
 
-@pytest.fixture
-def opened(request: pytest.FixtureRequest, space: str, tmp_path: Path) -> Open:
-    @asynccontextmanager
-    async def opened(backend: str) -> AsyncGenerator[SessionManager]:
-        urls = {"memory": "memory:", "sqlite": f"sqlite:///{tmp_path}/moved.db"}
-        url = urls.get(backend) or str(request.getfixturevalue(f"{backend}_url"))
-        options = {SPACE_OPTIONS[backend]: space} if backend in SPACE_OPTIONS else {}
-        async with open_stores(url, **options) as stores:
-            yield SessionManager(stores.sessions)
-
-    return opened
-
-
-@pytest.fixture
-def owner() -> Owner:
-    """Somebody whom no other test knows, of a name that is no easy one."""
-    return Owner(tenant_id="a:b{c}*'\"", user_id=f"ünï 💥 %_\\ {new_id()}")
+def somebody() -> Owner:
+    """Whom no other test knows."""
+    return Owner(tenant_id=None, user_id=f"ünï 💥 %_\\ {new_id()}")
 
 
 def said(number: int) -> list[Message]:
@@ -112,21 +131,16 @@ async def known(sessions: SessionManager, owner: Owner, name: str) -> list[objec
 
 
 @pytest.mark.parametrize(("source", "target"), list(permutations(BACKENDS, 2)))
-async def test_nothing_is_lost_on_the_way(opened: Open, owner: Owner, source: str, target: str) -> None:
-    async with opened(source) as here, opened(target) as there:
-        await furnish(here, owner)
-        other = Owner(tenant_id=None, user_id=owner.user_id)
-        for session in await here.list_by_user(owner=owner):
-            data = await here.export(session.session_id, owner=owner)
-            assert exported_session_id(data) == session.session_id
-            for _ in range(2):
-                await there.import_session(data, owner=other, session_id=session.session_id)
-            name = session.session_id
-            assert await known(there, other, name) == await known(here, owner, name)
-        assert await there.count(owner=other) == len(NAMES)
-        await goes_on(there, other)
-        for sessions, whose in ((here, owner), (there, other)):
-            await sessions.delete_by_user(owner=whose)
+async def test_nothing_is_lost_on_the_way(backends: Backends, source: str, target: str) -> None:
+    here, there, owner = await backends.opened(source), await backends.opened(target), somebody()
+    for name, all_of_it in (await backends.filled(source)).items():
+        data = await here.export(name, owner=ANN)
+        assert exported_session_id(data) == name
+        for _ in range(2):
+            await there.import_session(data, owner=owner, session_id=name)
+        assert await known(there, owner, name) == all_of_it
+    assert await there.count(owner=owner) == len(NAMES)
+    await goes_on(there, owner)
 
 
 async def goes_on(sessions: SessionManager, owner: Owner) -> None:
@@ -144,14 +158,14 @@ async def goes_on(sessions: SessionManager, owner: Owner) -> None:
 
 
 @pytest.mark.parametrize("target", BACKENDS)
-async def test_a_very_large_session_is_moved_as_one(opened: Open, owner: Owner, target: str) -> None:
+async def test_a_very_large_session_is_moved_as_one(backends: Backends, target: str) -> None:
     """Larger than a document of MongoDB may be."""
+    here, there, owner = SessionManager(MemorySessionStore()), await backends.opened(target), somebody()
     turn = Message(role="user", content="x" * 250_000)
-    async with opened("memory") as here, opened(target) as there:
-        await here.create(owner=owner, agent_id="a", session_id="s")
-        for _ in range(80):
-            await here.append_messages("s", [turn], owner=owner)
-        data = await here.export("s", owner=owner)
-        assert (await there.import_session(data, owner=owner, session_id="s")).message_count == 80
-        assert await there.export("s", owner=owner) == data
-        await there.delete_by_user(owner=owner)
+    await here.create(owner=owner, agent_id="a", session_id="s")
+    for _ in range(80):
+        await here.append_messages("s", [turn], owner=owner)
+    data = await here.export("s", owner=owner)
+    assert (await there.import_session(data, owner=owner, session_id="s")).message_count == 80
+    assert await there.export("s", owner=owner) == data
+    assert await there.delete("s", owner=owner)
