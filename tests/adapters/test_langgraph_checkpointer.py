@@ -416,6 +416,26 @@ async def test_of_two_that_resume_the_same_thread_one_goes_on(stores: Stores, ow
     assert (await workers[0].aget_state(at())).values["done"] == ["approve", "charge", "notify"]
 
 
+@pytest.mark.parametrize(("begun", "stored"), [(True, 1), (False, 2)])
+async def test_where_a_run_is_stored_at_its_end_the_later_of_two_fails_then(begun: bool, stored: int) -> None:
+    store = MemorySessionStore()
+    if begun:
+        await trail(in_memory(store), []).ainvoke({"done": []}, at())
+    outcomes: list[str] = []
+
+    async def run() -> None:
+        try:
+            await trail(in_memory(store), []).ainvoke({"done": []}, at(), durability="exit")
+            outcomes.append("stored")
+        except SessionConflict:
+            outcomes.append("refused")
+
+    async with anyio.create_task_group() as group:
+        for _ in range(2):
+            group.start_soon(run)
+    assert outcomes.count("stored") == stored
+
+
 async def test_a_turn_keeps_the_second_from_beginning(stores: Stores, owner: Owner) -> None:
     effects: list[str] = []
     savers = [LangGraphSaver(SessionManager(stores.sessions), owner=owner) for _ in range(2)]
