@@ -24,7 +24,7 @@ LONGEST = 100 * 365 * 86_400_000
 
 def now(clock: Clock | None) -> Expression:
     """Unix seconds: the server's, or the clock's."""
-    return {"$divide": [{"$toLong": "$$NOW"}, 1_000.0]} if clock is None else clock()
+    return {"$divide": [{"$toLong": "$$NOW"}, 1_000.0]} if clock is None else {"$literal": clock()}
 
 
 def lives(time: Expression) -> Expression:

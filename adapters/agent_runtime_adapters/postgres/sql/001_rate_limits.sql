@@ -16,12 +16,12 @@ CREATE FUNCTION agent_runtime.drained(
     SELECT CASE WHEN t > at THEN greatest(level - (t - at) * speed, 0) ELSE coalesce(level, 0) END
 $$;
 
--- When a cell of this level is empty, where a level as high as `ceiling` takes `span` seconds. A number that becomes too small
--- is an error in PostgreSQL, and here a billionth of the span.
+-- When a cell of this level is empty, where a level as high as `ceiling` takes `span` seconds. A quotient that becomes too
+-- small for a number is an error in PostgreSQL: the least here is a billionth.
 CREATE FUNCTION agent_runtime.empty_at(
     level double precision, ceiling double precision, span double precision, t double precision
 ) RETURNS double precision LANGUAGE sql IMMUTABLE AS $$
-    SELECT t + span * (greatest(level, ceiling * 1e-9) / ceiling)
+    SELECT CASE WHEN level > 0 THEN t + span * (greatest(level, ceiling * 1e-9) / ceiling) ELSE t END
 $$;
 
 -- The levels at `t`, in the order of the keys; whether the costs fit, and whether a cell is of a time that is still to come.
