@@ -16,7 +16,7 @@ from agent_runtime_adapters.cli.view import at_stake
 
 def delete(
     session_id: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="The session. [default: all sessions of --user]")
+        str | None, typer.Argument(metavar="ID", help="The session. [default: all sessions of --user]")
     ] = None,
     db: Database = None,
     user: AnyUser = None,
@@ -24,7 +24,10 @@ def delete(
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Delete a session, or all of a user's, with all that belongs to it."""
+    """Delete a session, or all of a user's.
+
+    With all that belongs to it: messages, checkpoints, unfinished runs.
+    """
     place, owner = kept(db, reads=True), Owner(tenant_id=tenant, user_id=user or DEFAULT_USER)
     if session_id is None and user is None:
         raise CommandFailed("name a session, or with --user whose sessions")

@@ -34,7 +34,7 @@ _TOLD = 20  # sessions that could not be imported, each with the reason
 
 def export(
     session_id: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="The session. [default: all sessions of --user]")
+        str | None, typer.Argument(metavar="ID", help="The session. [default: all sessions of --user]")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to. [default: standard output]")

@@ -89,6 +89,11 @@ def show(
     messages(out, conversation, whole=everything)
 
 
+sessions.command()(export)
+sessions.command("import")(import_sessions)
+sessions.command()(delete)
+
+
 @sessions.command()
 def discard(
     session_id: Name,
@@ -108,11 +113,6 @@ def discard(
         if not yes:
             confirm(f"Give up the run {run.run_id}, which {state(run)}?")
         sessions.ask(sessions.manager.discard_run, session_id, run.run_id, owner=owner)
-
-
-sessions.command()(export)
-sessions.command("import")(import_sessions)
-sessions.command()(delete)
 
 
 def _remark(session: Session, runs: tuple[UnfinishedRun, ...]) -> str:
