@@ -11,7 +11,7 @@ from agent_runtime.session_store import Refusal, SessionStore, StoredSession
 from agent_runtime.sessions import SessionManager
 from agent_runtime.testing.session_calls import OPERATIONS, Operation, Pictured, picture_of
 from agent_runtime.testing.session_contract import SessionContract
-from agent_runtime.testing.session_samples import OWNER, OWNERS, TURN, cut, done, some, together
+from agent_runtime.testing.session_samples import OWNER, OWNERS, TURN, cut, done, later, some, together
 from agent_runtime.testing.store_faults import settled
 from agent_runtime.types import Message, Owner
 
@@ -121,16 +121,17 @@ class SessionRaces(SessionContract):
             assert await picture_of(store, s.owner) == after, turns
             if finished:
                 return
-            turns += 1 + turns // 20
+            turns = later(turns)
 
     async def test_a_cancelled_renewal_prolongs_lease_and_session_or_neither(self, store: SessionStore) -> None:
         cut_off: list[Owner] = []
-        finished = False
+        turns, finished = 0, False
         while not finished:
             cut_off.append(Owner(tenant_id=None, user_id=new_id()))
             s = self.calls(store, cut_off[-1])
             lease = await s.furnish()
-            finished = await cut(partial(s.renew, lease, seconds=self.ttl * 3), len(cut_off) - 1)
+            finished = await cut(partial(s.renew, lease, seconds=self.ttl * 3), turns)
+            turns = later(turns)
         await settled(store)
         await self.advance(self.ttl * 1.5)
         left = [await self.calls(store, owner).read() for owner in cut_off]

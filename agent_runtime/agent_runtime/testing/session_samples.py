@@ -89,6 +89,11 @@ async def cut(call: Callable[[], Awaitable[object]], turns: int) -> bool:
     return finished
 
 
+def later(turns: int) -> int:
+    """The next number of turns to cut after: each at first, then further and further apart, as what is far takes many."""
+    return turns + 1 if turns < 10 else turns * 3 // 2
+
+
 def done(outcome: T | Refusal) -> T:
     """The outcome, which is no refusal."""
     assert not isinstance(outcome, Refusal), outcome

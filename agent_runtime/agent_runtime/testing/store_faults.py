@@ -7,7 +7,7 @@ from typing import Any, TypeAlias, cast
 from agent_runtime.ids import new_id
 from agent_runtime.store_server import ServerStore, StoreServer
 from agent_runtime.testing.injection import Outcome, Trial, cancellations, inject
-from agent_runtime.testing.session_samples import cut
+from agent_runtime.testing.session_samples import cut, later
 from agent_runtime.types import Owner
 
 Call: TypeAlias = Callable[[Owner], Coroutine[Any, Any, object]]
@@ -68,7 +68,7 @@ async def _after_each_turn(furnish: Call, call: Call, check: Callable[..., Await
         await furnish(owner)
         finished = await cut(partial(call, owner), turns)
         await check(owner, finished=finished)
-        turns += 1 + turns // 5
+        turns = later(turns)
 
 
 def _new_owner() -> Owner:
