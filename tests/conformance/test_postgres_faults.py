@@ -11,7 +11,6 @@ from tests.servers.postgres_server import PostgresProgram
 from tests.servers.program import HOST, Program, running
 
 from agent_runtime import Stores
-from agent_runtime.ids import new_id
 from agent_runtime.testing import ServerFault, StoreFaultsContract
 from agent_runtime_adapters.postgres import open_postgres
 
@@ -32,9 +31,8 @@ class TestPostgresFaults(StoreFaultsContract):
     not_offered: ClassVar = {ServerFault.FULL: "a disk that is full is not to be had without being root"}
 
     @pytest.fixture(autouse=True)
-    def schema(self, server: Program) -> None:
+    def served(self, server: Program) -> None:
         self.server = server
-        self.schema_name = f"s_{new_id().lower()}"
 
     @property
     def address(self) -> tuple[str, int]:
@@ -43,7 +41,7 @@ class TestPostgresFaults(StoreFaultsContract):
     def open(self, address: tuple[str, int] | None = None) -> Stores:
         host, port = address or self.address
         url = f"postgresql://postgres@{host}:{port}/postgres"
-        return open_postgres(url, schema=self.schema_name, timeout=self.timeout)
+        return open_postgres(url, timeout=self.timeout)
 
     def at_work(self, cause: ServerFault) -> AbstractContextManager[object]:
         return at_work(self.server, cause)

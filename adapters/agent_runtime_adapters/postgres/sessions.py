@@ -1,6 +1,7 @@
 """Sessions in a PostgreSQL schema."""
 
 from collections.abc import Sequence
+from struct import Struct
 
 import asyncpg
 
@@ -21,6 +22,8 @@ from agent_runtime import (
     StoredSession,
 )
 from agent_runtime_adapters.postgres.store import PostgresStore, in_range, owner_columns
+
+_HEAD = Struct("!ii")  # before each batch: how many of its messages count, and its length in bytes
 
 
 class PostgresSessionStore(PostgresStore):
@@ -48,8 +51,9 @@ class PostgresSessionStore(PostgresStore):
         limits = (_bounded(quota.max_sessions), _bounded(quota.max_sessions_per_user))
         columns = (
             [checkpoint.checkpoint_id for checkpoint in checkpoints],
-            [checkpoint.data for checkpoint in checkpoints],
-            [checkpoint.message_count for checkpoint in checkpoints],
+            [str(checkpoint.message_count) for checkpoint in checkpoints],
+            [str(len(checkpoint.data)) for checkpoint in checkpoints],
+            b"".join(checkpoint.data for checkpoint in checkpoints),
         )
         return await self._answer("session_create", owner, session_id, *made, *limits, *_batch(batch), *columns)
 
@@ -267,10 +271,13 @@ def _stored_lease(row: asyncpg.Record, holder: str) -> StoredLease:
 
 def _messages(row: asyncpg.Record, last: int | None) -> Sequence[Message]:
     """The messages of the batches, which are all from some place on, or the last so many."""
-    count, start, sizes, batches = row
+    count, start, batches = row
     messages: list[Message] = []
-    for size, data in zip(sizes or (), batches or (), strict=True):
-        batch = MessageBatch.stored(data)
+    place, end = 0, len(batches or b"")
+    while place < end:
+        size, length = _HEAD.unpack_from(batches, place)
+        place += _HEAD.size + length
+        batch = MessageBatch.stored(batches[place - length : place])
         messages += batch if size == len(batch) else batch[:size]
     if start + len(messages) != count:
         raise CorruptRecord("a conversation is damaged: it is shorter or longer than it was")

@@ -1,14 +1,17 @@
 -- Rate limits, counted as `RateCell` counts them, so that from the levels the caller can tell what was decided here.
 
--- `key` is the SHA-256 of the key's parts. Nothing of the burst is used any more from `empty_at` on.
+-- `key` is the SHA-256 of the key's parts. Nothing of the burst is used any more from `empty_at` on. `due` is when
+-- `rate_cells_free` looks at it, at the latest `empty_at`: that changes with each charge, and the index of `due` only when
+-- somebody has looked.
 CREATE TABLE agent_runtime.rate_cells (
     key bytea PRIMARY KEY,
     level double precision NOT NULL,
     at double precision NOT NULL,
-    empty_at double precision NOT NULL
-);
+    empty_at double precision NOT NULL,
+    due double precision NOT NULL
+) WITH (fillfactor = 70);
 
-CREATE INDEX rate_cells_empty_at ON agent_runtime.rate_cells (empty_at);
+CREATE INDEX rate_cells_due ON agent_runtime.rate_cells (due);
 
 CREATE FUNCTION agent_runtime.drained(
     level double precision, at double precision, speed double precision, t double precision
@@ -44,8 +47,8 @@ $$;
 CREATE FUNCTION agent_runtime.rate_locked(keys bytea[], t double precision) RETURNS void LANGUAGE plpgsql
 SET enable_seqscan = off AS $$
 BEGIN
-    INSERT INTO agent_runtime.rate_cells AS cell (key, level, at, empty_at)
-    SELECT DISTINCT asked.key, 0, t, t FROM unnest(keys) AS asked (key) ORDER BY asked.key
+    INSERT INTO agent_runtime.rate_cells AS cell (key, level, at, empty_at, due)
+    SELECT DISTINCT asked.key, 0, t, t, 'infinity'::double precision FROM unnest(keys) AS asked (key) ORDER BY asked.key
     ON CONFLICT (key) DO UPDATE SET level = cell.level WHERE false; -- locked all the same
 END
 $$;
@@ -54,7 +57,12 @@ CREATE FUNCTION agent_runtime.rate_cells_free(t double precision) RETURNS void L
 SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 BEGIN
     DELETE FROM agent_runtime.rate_cells WHERE ctid = ANY (ARRAY(
-        SELECT ctid FROM agent_runtime.rate_cells WHERE empty_at <= t LIMIT 100 FOR UPDATE SKIP LOCKED
+        SELECT ctid FROM agent_runtime.rate_cells
+         WHERE due <= t AND empty_at <= t LIMIT 100 FOR UPDATE SKIP LOCKED
+    ));
+    UPDATE agent_runtime.rate_cells SET due = empty_at WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM agent_runtime.rate_cells
+         WHERE due <= t AND empty_at > t LIMIT 100 FOR UPDATE SKIP LOCKED
     ));
 END
 $$;
@@ -85,10 +93,12 @@ BEGIN
     t := agent_runtime.moment(clock);
     seen := agent_runtime.rate_levels(keys, costs, speeds, ceilings, t);
     UPDATE agent_runtime.rate_cells AS cell
-       SET level = new.level, at = t, empty_at = agent_runtime.empty_at(new.level, new.ceiling, new.span, t)
+       SET level = new.level, at = t, empty_at = new.empty_at, due = least(cell.due, new.empty_at)
       FROM (
-          SELECT key, level + CASE WHEN seen.fit THEN cost ELSE 0 END AS level, ceiling, span
-            FROM unnest(keys, seen.levels, costs, ceilings, spans) AS asked (key, level, cost, ceiling, span)
+          SELECT key, level, agent_runtime.empty_at(level, ceiling, span, t) AS empty_at FROM (
+              SELECT key, level + CASE WHEN seen.fit THEN cost ELSE 0 END AS level, ceiling, span
+                FROM unnest(keys, seen.levels, costs, ceilings, spans) AS asked (key, level, cost, ceiling, span)
+          ) AS taken
       ) AS new
      WHERE cell.key = new.key;
     PERFORM agent_runtime.rate_cells_free(t);
@@ -104,14 +114,17 @@ CREATE FUNCTION agent_runtime.rate_settle(
 DECLARE
     t double precision;
     n integer;
+    new_level double precision;
+    new_empty_at double precision;
 BEGIN
     PERFORM agent_runtime.rate_locked(keys, agent_runtime.moment(clock));
     t := agent_runtime.moment(clock);
     FOR n IN 1..cardinality(keys) LOOP
+        SELECT greatest(agent_runtime.drained(level, at, speeds[n], t) + used[n] - costs[n], 0) INTO new_level
+          FROM agent_runtime.rate_cells WHERE key = keys[n];
+        new_empty_at := agent_runtime.empty_at(new_level, ceilings[n], spans[n], t);
         UPDATE agent_runtime.rate_cells
-           SET level = greatest(agent_runtime.drained(level, at, speeds[n], t) + used[n] - costs[n], 0), at = t
-         WHERE key = keys[n];
-        UPDATE agent_runtime.rate_cells SET empty_at = agent_runtime.empty_at(level, ceilings[n], spans[n], t)
+           SET level = new_level, at = t, empty_at = new_empty_at, due = least(due, new_empty_at)
          WHERE key = keys[n];
     END LOOP;
     PERFORM agent_runtime.rate_cells_free(t);

@@ -96,10 +96,13 @@ BEGIN
 END
 $$;
 
+-- The data of the checkpoints are one behind the other. Their counts and lengths are numbers in text: the driver knows no
+-- other arrays without asking for their type.
 CREATE FUNCTION agent_runtime.session_create(
     the_tenant text, the_user text, the_id text, clock double precision, the_agent text, the_data bytea, the_closed boolean,
     the_operation text, ttl double precision, max_sessions bigint, max_sessions_per_user bigint,
-    batch bytea, batch_size integer, checkpoint_ids text[], checkpoint_data bytea[], checkpoint_counts integer[]
+    batch bytea, batch_size integer, checkpoint_ids text[], checkpoint_counts text[], checkpoint_lengths text[],
+    checkpoint_data bytea
 ) RETURNS agent_runtime.session_answer LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE
     s agent_runtime.sessions;
@@ -133,8 +136,11 @@ BEGIN
         INSERT INTO agent_runtime.messages (session, first, size, data) VALUES (s.id, 0, batch_size, batch);
     END IF;
     INSERT INTO agent_runtime.checkpoints (session, sequence, checkpoint_id, message_count, created_at, data)
-    SELECT s.id, number, checkpoint_ids[number], checkpoint_counts[number], t, checkpoint_data[number]
-      FROM generate_series(1, s.checkpoint_sequence) AS number;
+    SELECT s.id, place, name, count::integer, t,
+           substring(checkpoint_data FROM (sum(length::integer) OVER (ORDER BY place))::integer - length::integer + 1
+                                      FOR length::integer)
+      FROM unnest(checkpoint_ids, checkpoint_counts, checkpoint_lengths)
+           WITH ORDINALITY AS given (name, count, length, place);
     RETURN agent_runtime.answered(s, t);
 END
 $$;
