@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 import typer
@@ -14,9 +14,11 @@ from rich.text import Text
 
 from agent_runtime_adapters.cli import late
 from agent_runtime_adapters.cli.demo import default_docs
+from agent_runtime_adapters.cli.doctor_stores import check_stores
 from agent_runtime_adapters.cli.exits import FAILED, CommandFailed
 from agent_runtime_adapters.cli.library import read_library
 from agent_runtime_adapters.cli.model import VARIABLES, chosen
+from agent_runtime_adapters.cli.place import Json
 from agent_runtime_adapters.cli.terminal import console, entry
 
 _DISTRIBUTION = "onion-agent-runtime"
@@ -54,11 +56,22 @@ class Requirement(msgspec.Struct, frozen=True):
         return Check(self.name, "ok", installed)
 
 
-def doctor() -> None:
-    """Check libraries, environment and terminal.
+def doctor(
+    stores: Annotated[
+        str | None,
+        typer.Option(
+            "--stores", metavar="URL", help="Try the promises of the stores there, in a namespace of their own."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check libraries, environment and terminal, or the stores at a URL.
 
     Exit code 1 when something is broken; what is only missing is nothing bad.
     """
+    if stores is not None:
+        check_stores(stores, as_json=as_json)
+        return
     requirements = _requirements()
     sections = {
         "runtime": [_python(), *(item.check() for item in requirements if not item.extra)],
@@ -66,7 +79,10 @@ def doctor() -> None:
         "demo": [_docs(), *_environment(), *_endpoint()],
         "terminal": list(_terminal()),
     }
-    _print(sections)
+    if as_json:
+        typer.echo(msgspec.json.encode(sections).decode())
+    else:
+        _print(sections)
     if any(check.state == "broken" for checks in sections.values() for check in checks):
         raise typer.Exit(FAILED)
 

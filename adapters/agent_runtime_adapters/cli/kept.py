@@ -60,7 +60,7 @@ def kept(db: str | None, *, reads: bool = False) -> Kept:
     if where.lower().startswith(_SQLITE) and len(where) > len(_SQLITE):
         return _file(Path(where[len(_SQLITE) :]), reads=reads)
     url, _, options = where.partition("#")
-    stores = open_stores(url, **_options(options))
+    stores = open_stores(url, **options_of(options))
     return Kept(stores.name, stores)
 
 
@@ -81,7 +81,7 @@ def without_password(where: str) -> str:
     return _SECRET.sub(r"\1***", f"{scheme}{colon}{start}{hidden}")
 
 
-def _options(text: str) -> dict[str, Any]:
+def options_of(text: str) -> dict[str, Any]:
     """Each value is taken as JSON where it is JSON, and as text otherwise."""
     options = dict[str, Any]()
     for option in text.split("&") if text else ():

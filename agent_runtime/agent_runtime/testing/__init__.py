@@ -17,7 +17,7 @@ from agent_runtime.testing.rate_limits import RateLimitStoreContract
 from agent_runtime.testing.scripted import ScriptedLLMClient, ScriptedReply
 from agent_runtime.testing.sessions import SessionStoreContract
 from agent_runtime.testing.store_contract import ServerFault
-from agent_runtime.testing.stores import StoreFaultsContract, StoreSharingContract
+from agent_runtime.testing.stores import StoreFaultsContract, StoreNetworkContract, StoreSharingContract
 
 __all__ = (
     "EventLogContract",
@@ -37,6 +37,7 @@ __all__ = (
     "ServerFault",
     "SessionStoreContract",
     "StoreFaultsContract",
+    "StoreNetworkContract",
     "StoreSharingContract",
     "Trial",
     "cancellations",

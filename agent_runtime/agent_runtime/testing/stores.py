@@ -13,7 +13,14 @@ class StoreSharingContract(StoreSharing, StoreCancellation):
     """
 
 
-class StoreFaultsContract(StoreSharingContract, StoreNetwork, StoreOutages, StoreRefusals):
+class StoreNetworkContract(StoreSharingContract, StoreNetwork):
+    """What needs nothing but a way through a proxy: connections that are cut, silent or slow. The server is left alone.
+
+    Subclass it with a name that starts with `Test`, and implement `open` and `address`.
+    """
+
+
+class StoreFaultsContract(StoreNetworkContract, StoreOutages, StoreRefusals):
     """Subclass it with a name that starts with `Test`, implement `open`, `address` and `at_work`; pytest runs the promises.
 
     It is about stores that share a server, and comes after the contract of each store, which is about them alone:
