@@ -515,7 +515,7 @@ async def test_what_checkpoints_are_written_to_is_not_remembered_for_ever() -> N
     config = await put(saver, at())
     for n in range(600):
         await saver.aput_writes(after(config, checkpoint_id=f"c{n}"), [], "task")
-    assert len(saver._counters) == 512  # pyright: ignore[reportPrivateUsage]  # ours
+    assert len(saver._threads._counters) == 512  # pyright: ignore[reportPrivateUsage]  # ours
 
 
 # Faults

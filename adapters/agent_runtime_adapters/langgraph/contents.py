@@ -44,8 +44,8 @@ class Contents:
             elif ns in (None, record.ns) and checkpoint_id in (None, record.id):
                 yield record, is_latest
 
-    def writes_named(self, name: str) -> Checkpoint | None:
-        """A record of writes, where it is among what was read."""
+    def named(self, name: str) -> Checkpoint | None:
+        """The record of this name, where it is among what was read."""
         return self._by_name.get(name)
 
     def writes(self, record: CheckpointRecord) -> list[Checkpoint]:

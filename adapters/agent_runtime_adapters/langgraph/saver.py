@@ -2,36 +2,18 @@
 
 import copy
 import random
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn, Self
 from uuid import uuid4
 
-import anyio
-import msgspec
-
 from agent_runtime import Checkpoint as Stored
 from agent_runtime import ConfigurationError, InvalidInput, Owner, SessionConflict, SessionManager
-from agent_runtime_adapters.langgraph.contents import Contents, ancestors, merged
-from agent_runtime_adapters.langgraph.names import (
-    branch_name,
-    first_name,
-    namespace_name,
-    next_name,
-    session_name,
-    thread_name,
-    writes_name,
-)
+from agent_runtime_adapters.langgraph.contents import ancestors, merged
+from agent_runtime_adapters.langgraph.names import branch_name, first_name, next_name
 from agent_runtime_adapters.langgraph.places import Place, place_of, thread_of
-from agent_runtime_adapters.langgraph.records import (
-    CheckpointRecord,
-    NamespaceRecord,
-    Record,
-    WritesRecord,
-    pack,
-    unpack,
-)
+from agent_runtime_adapters.langgraph.records import CheckpointRecord, WritesRecord, pack, unpack
+from agent_runtime_adapters.langgraph.threads import Threads
 
 try:
     from langchain_core.runnables import RunnableConfig
@@ -48,16 +30,7 @@ try:
 except ImportError as error:
     raise ImportError("LangGraphSaver needs LangGraph: pip install 'onion-agent-runtime[langgraph]'") from error
 
-_FIRST_LOOK = 4  # records read at once, four times as many each time that what is meant is not among them
-_COUNTERS_KEPT = 512  # of checkpoints that are written to; one that is forgotten costs calls, not data
 _STEPS = frozenset({"input", "loop"})  # what a run puts; "update" and "fork" are asked for, and may branch
-
-
-class _Counter(msgspec.Struct):
-    """How many records of writes a checkpoint has, as far as this process knows; they are added one at a time."""
-
-    lock: anyio.Lock
-    known: int = 0
 
 
 class LangGraphSaver(BaseCheckpointSaver[str]):
@@ -87,11 +60,8 @@ class LangGraphSaver(BaseCheckpointSaver[str]):
         agent_id: str = "langgraph",
     ) -> None:
         super().__init__(serde=JsonPlusSerializer(allowed_msgpack_modules=tuple(allowed)))
-        self._sessions = sessions
+        self._threads = Threads(sessions, agent_id)
         self._owner = owner
-        self._agent_id = agent_id
-        self._opening: dict[tuple[Owner, str], anyio.Event] = {}
-        self._counters: OrderedDict[tuple[Owner, str, str], _Counter] = OrderedDict()
 
     def of(self, owner: Owner) -> Self:
         """The same for one owner, as the calls need that have no configuration."""
@@ -105,9 +75,7 @@ class LangGraphSaver(BaseCheckpointSaver[str]):
 
         It is the lease of the thread's session: see `SessionManager.lease` for `ttl`, `wait` and the errors.
         """
-        place = place_of(config, self._owner)
-        await self._sessions.open(place.session_id, owner=place.owner, agent_id=self._agent_id)
-        async with self._sessions.lease(place.session_id, owner=place.owner, ttl=ttl, wait=wait):
+        async with self._threads.turn(place_of(config, self._owner), ttl=ttl, wait=wait):
             yield
 
     # Reading
@@ -118,18 +86,8 @@ class LangGraphSaver(BaseCheckpointSaver[str]):
         The latest costs what it holds; an earlier one, and one that is not there, what was stored since.
         """
         place = place_of(config, self._owner)
-        if place.ns and await self._stored(place, namespace_name(place.ns)) is None:
-            return None
-        last = _FIRST_LOOK
-        while True:
-            contents = await self._read(place, last)
-            for number, (_, record) in enumerate(contents.checkpoints(place.ns)):
-                if place.checkpoint_id in (None, record.id):
-                    writes = await self._writes(place, record, contents)
-                    return self._tuple(place, record, writes, is_latest=number == 0)
-            if len(contents) < last:
-                return None
-            last *= 4
+        found = await self._threads.find(place)
+        return None if found is None else self._tuple(place, found.record, found.writes, is_latest=found.is_latest)
 
     async def alist(
         self,
@@ -147,7 +105,7 @@ class LangGraphSaver(BaseCheckpointSaver[str]):
         bound = None if before is None else before.get("configurable", {}).get("checkpoint_id")
         left = limit
         for place in await self._places(config):
-            contents = await self._read(place)
+            contents = await self._threads.read(place)
             for record, is_latest in contents.listed(place.listed_ns, place.checkpoint_id, bound):
                 if left is not None and left <= 0:
                     return
@@ -185,9 +143,9 @@ class LangGraphSaver(BaseCheckpointSaver[str]):
             metadata=pack(self.serde, get_checkpoint_metadata(config, metadata), "the metadata"),
         )
         if place.checkpoint_id is None:
-            await self._begin(place)
+            await self._threads.begin(place)
         try:
-            await self._save(place, _name(place, record, metadata), record)
+            await self._threads.add(place, _name(place, record, metadata), record)
         except SessionConflict as error:
             raise SessionConflict(
                 f"another run has gone on with thread {place.thread_id!r} from the same checkpoint, or the thread is "
@@ -216,28 +174,20 @@ class LangGraphSaver(BaseCheckpointSaver[str]):
                 for number, (channel, value) in enumerate(writes)
             ),
         )
-        if (opening := self._opening.get((place.owner, place.session_id))) is not None:
-            await opening.wait()  # LangGraph runs the first task without waiting for the thread's first checkpoint
-        counter = self._counter(place, record)
-        async with counter.lock:
-            while not await self._added(place, writes_name(record.ns, record.id, counter.known), record):
-                counter.known += 1
-            counter.known += 1
+        await self._threads.add_writes(place, record)
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Make a thread that has all that the other has, as one step. The same again changes nothing.
 
         Raises `NotFound` without the source, `SessionConflict` when the target is there and no copy of what the source has now.
         """
-        owner = self._bound()
-        data = await self._sessions.export(session_name(source_thread_id), owner=owner)
-        await self._sessions.import_session(data, owner=owner, session_id=session_name(target_thread_id))
+        await self._threads.copy(source_thread_id, target_thread_id, self._bound())
 
     # Removing
 
     async def adelete_thread(self, thread_id: str) -> None:
         """Remove all of a thread, as one step."""
-        await self._sessions.delete(session_name(thread_id), owner=self._bound())
+        await self._threads.delete(thread_id, self._bound())
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Remove the checkpoints of these runs with their writes. Reads all threads of the owner.
@@ -245,10 +195,10 @@ class LangGraphSaver(BaseCheckpointSaver[str]):
         Each checkpoint is a step: cancelled, call it again.
         """
         for place in await self._places(None) if run_ids else ():
-            contents = await self._read(place)
+            contents = await self._threads.read(place)
             for name, record in contents.checkpoints():
                 if self._metadata(record).get("run_id") in run_ids:
-                    await self._remove(place, name, contents.writes(record))
+                    await self._threads.remove(place, name, contents.writes(record))
 
     async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
         """Remove the threads (`"delete"`), or all but each namespace's latest checkpoint and what that is made from.
@@ -265,12 +215,12 @@ class LangGraphSaver(BaseCheckpointSaver[str]):
                 await self._keep_latest(thread_of(thread_id, owner))
 
     async def _keep_latest(self, place: Place) -> None:
-        contents = await self._read(place)
+        contents = await self._threads.read(place)
         checkpoints = [*contents.checkpoints()]
         kept = self._needed([record for _, record in checkpoints])
         for name, record in reversed(checkpoints):
             if (record.ns, record.id) not in kept:
-                await self._remove(place, name, contents.writes(record))
+                await self._threads.remove(place, name, contents.writes(record))
 
     def _needed(self, newest_first: Sequence[CheckpointRecord]) -> set[tuple[str, str]]:
         """The latest of each namespace, and those before it that its delta channels are made from."""
@@ -293,67 +243,8 @@ class LangGraphSaver(BaseCheckpointSaver[str]):
 
     # Records
 
-    async def _begin(self, place: Place) -> None:
-        """Make the session and the namespace where there are none."""
-        key = (place.owner, place.session_id)
-        opened = self._opening.setdefault(key, anyio.Event())
-        try:
-            await self._sessions.open(place.session_id, owner=place.owner, agent_id=self._agent_id)
-        finally:
-            self._opening.pop(key, None)
-            opened.set()
-        if place.ns:
-            await self._save(place, namespace_name(place.ns), NamespaceRecord(ns=place.ns))
-
-    async def _save(self, place: Place, name: str, record: Record) -> None:
-        state: Mapping[str, Any] = msgspec.to_builtins(record)
-        await self._sessions.save_checkpoint(place.session_id, state, owner=place.owner, checkpoint_id=name)
-
-    async def _added(self, place: Place, name: str, record: WritesRecord) -> bool:
-        """Whether it is stored under this name, which another may have."""
-        try:
-            await self._save(place, name, record)
-        except SessionConflict:
-            if await self._stored(place, name) is None:
-                raise
-            return False
-        return True
-
-    def _counter(self, place: Place, record: WritesRecord) -> _Counter:
-        key = (place.owner, place.session_id, writes_name(record.ns, record.id, 0))
-        counter = self._counters.setdefault(key, _Counter(anyio.Lock()))
-        self._counters.move_to_end(key)
-        if len(self._counters) > _COUNTERS_KEPT:
-            self._counters.popitem(last=False)
-        return counter
-
-    async def _remove(self, place: Place, name: str, writes: Iterable[Stored]) -> None:
-        with anyio.CancelScope(shield=True):  # each call has the store's time limit
-            for each in (name, *(stored.checkpoint_id for stored in writes)):
-                await self._sessions.delete_checkpoint(place.session_id, each, owner=place.owner)
-
-    async def _stored(self, place: Place, name: str) -> Stored | None:
-        return await self._sessions.get_checkpoint(place.session_id, name, owner=place.owner)
-
-    async def _read(self, place: Place, last: int | None = None) -> Contents:
-        return Contents(await self._sessions.list_checkpoints(place.session_id, owner=place.owner, last=last))
-
-    async def _writes(self, place: Place, record: CheckpointRecord, near: Contents) -> Sequence[Stored]:
-        """The records of a checkpoint's writes, of which some may be read already."""
-        found: list[Stored] = []
-        while True:
-            name = writes_name(record.ns, record.id, len(found))
-            stored = near.writes_named(name) or await self._stored(place, name)
-            if stored is None:
-                return found
-            found.append(stored)
-
     async def _places(self, config: RunnableConfig | None) -> Sequence[Place]:
-        if config is not None:
-            return [place_of(config, self._owner)]
-        owner = self._bound()
-        threads = [thread_name(session.session_id) for session in await self._sessions.list_by_user(owner=owner)]
-        return [thread_of(thread, owner) for thread in threads if thread is not None]
+        return [place_of(config, self._owner)] if config is not None else await self._threads.of(self._bound())
 
     def _tuple(
         self, place: Place, record: CheckpointRecord, writes: Iterable[Stored], *, is_latest: bool
