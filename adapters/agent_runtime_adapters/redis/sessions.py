@@ -32,28 +32,28 @@ from agent_runtime_adapters.redis.lua import Argument, Script, script
 from agent_runtime_adapters.redis.server import RedisServer, RedisStore, ServerOptions
 
 
-def _one(name: str) -> Script:
-    return script(name, "clock", "session")
+def _script(name: str, *parts: str) -> Script:
+    """`session.lua` has what all of them need."""
+    return script(name, "clock", "session", *(f"session_{part}" for part in parts))
 
 
-def _with_runs(name: str) -> Script:
-    return script(name, "clock", "session", "session_runs")
-
-
-def _of_owner(name: str) -> Script:
-    return script(name, "clock", "session", "sessions_of")
-
-
-_CREATE, _READ, _WRITE = _one("session_create"), _one("session_read"), _one("session_write")
-_DELETE, _FORK = _one("session_delete"), _one("session_fork")
-_LIST, _COUNT, _DELETE_ALL = _of_owner("sessions_list"), _of_owner("sessions_count"), _of_owner("sessions_delete")
-_EXPIRE = _one("sessions_expire")
-_APPEND, _LENGTH = _one("session_append"), _one("session_length")
-_PUT, _CHECKPOINTS = _one("session_put_checkpoint"), _one("session_checkpoints")
-_DELETE_CHECKPOINTS = _one("session_delete_checkpoints")
-_ACQUIRE, _RENEW, _RELEASE = _with_runs("session_acquire"), _one("session_renew"), _one("session_release")
-_RECORD, _RUNS, _ENTRIES = _with_runs("session_record"), _one("session_list_runs"), _with_runs("session_entries")
-_FINISH, _DISCARD = _with_runs("session_finish"), _with_runs("session_discard_run")
+_CREATE, _FORK = (
+    _script(name, "stored", "lease", "parts", "put", "new") for name in ("session_create", "session_fork")
+)
+_READ, _WRITE = (_script(f"session_{name}", "stored") for name in ("read", "write"))
+_DELETE, _DELETE_ALL = _script("session_delete", "gone"), _script("session_delete_all", "gone", "all")
+_LIST, _COUNT, _EXPIRE = _script("session_list", "stored", "all"), _script("session_count"), _script("session_expire")
+_APPEND, _LENGTH = _script("session_append", "parts"), _script("session_length")
+_PUT, _CHECKPOINTS = _script("session_put_checkpoint", "put"), _script("session_checkpoints")
+_DELETE_CHECKPOINTS = _script("session_delete_checkpoints")
+_ACQUIRE, _RENEW = _script("session_acquire", "stored", "lease", "runs"), _script("session_renew", "stored", "lease")
+_RELEASE = _script("session_release", "lease")
+_RECORD, _RUNS, _ENTRIES = (
+    _script("session_record", "runs"),
+    _script("session_list_runs"),
+    _script("session_entries", "runs"),
+)
+_FINISH, _DISCARD = _script("session_finish", "lease", "parts", "runs"), _script("session_discard_run", "runs")
 
 _EXPIRE_AT_ONCE = 1_000
 
@@ -128,7 +128,7 @@ class RedisSessionStore(RedisStore):
         *quotas, limit, limit_of_user = self._quota(quota)
         reply = await self._call(
             _FORK, owner, session_id, checkpoint_id, new_id, *quotas, operation, limit, limit_of_user,
-            keys=self._keys(owner_part(owner), new_id.encode())[:4], repeatable=True,
+            keys=self._keys(owner_part(owner), new_id.encode())[:3], repeatable=True,
         )  # fmt: skip
         return replies.session(reply)
 
@@ -294,7 +294,6 @@ def _keys(tag: bytes, whose: bytes, name: bytes) -> tuple[bytes, ...]:
     return (
         tag + b"s" + own,
         tag + b"m" + own,
-        tag + b"b" + own,
         tag + b"c" + own,
         tag + b"o" + whose,
         tag + b"x",

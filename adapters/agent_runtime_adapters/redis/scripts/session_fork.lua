@@ -1,11 +1,11 @@
 #!lua
--- KEYS also has s, m, b and c of the new session.
+-- KEYS also has s, m and c of the new session.
 local name, new, ttl, operation, max_sessions, max_sessions_per_user = unpack(ARGV, 4, 9)
-local keys = {id = new, s = KEYS[8], m = KEYS[9], b = KEYS[10], c = KEYS[11]}
+local keys = {id = new, s = KEYS[7], m = KEYS[8], c = KEYS[9]}
 local there = find(keys)
 if there and there.operation == operation then return stored(there) end
 local source = find(here)
-local item = source and redis.call('HGET', here.b, 'c' .. name)
+local item = source and redis.call('HGET', here.s, 'c:' .. name)
 if not item then return 'missing' end
 local refusal = there and 'exists' or no_room(max_sessions, max_sessions_per_user)
 if refusal then return refusal end

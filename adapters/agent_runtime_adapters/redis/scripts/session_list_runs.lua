@@ -5,6 +5,6 @@ if not session then return {} end
 local runs = {}
 for name in string.gmatch(session.open, '[^,]+') do
   runs[#runs + 1] = name
-  runs[#runs + 1] = redis.call('HGET', here.b, 'r' .. name)
+  runs[#runs + 1] = redis.call('HGET', here.s, 'r:' .. name)
 end
 return runs

@@ -2,22 +2,22 @@
 -- how many entries it has, the message count when it began, and when it began and was added to.
 
 local function run_of(session, name)
-  local found = redis.call('HGET', session.keys.b, 'r' .. name)
+  local found = redis.call('HGET', session.keys.s, 'r:' .. name)
   if not found then return nil end
   local sequence, entries, count, created, updated = unpack(cjson.decode(found))
   return {name = name, sequence = sequence, entries = entries, count = count, created = created, updated = updated}
 end
 
 local function entry_of(session, name, number)
-  return redis.call('HGET', session.keys.b, 'e' .. name .. ':' .. number)
+  return redis.call('HGET', session.keys.s, 'e:' .. name .. ':' .. number)
 end
 
 -- Remove the run with its entries; whether there was one.
 local function forget(session, name)
   local run = run_of(session, name)
   if not run then return false end
-  for number = 1, run.entries do redis.call('HDEL', session.keys.b, 'e' .. name .. ':' .. number) end
-  redis.call('HDEL', session.keys.b, 'r' .. name)
+  for number = 1, run.entries do redis.call('HDEL', session.keys.s, 'e:' .. name .. ':' .. number) end
+  redis.call('HDEL', session.keys.s, 'r:' .. name)
   local open = {}
   for other in string.gmatch(session.open, '[^,]+') do
     if other ~= name then open[#open + 1] = other .. ',' end
@@ -39,7 +39,7 @@ local function record(session, name, entry, kept)
   end
   local number = run.entries + 1
   redis.call(
-    'HSET', session.keys.b, 'e' .. name .. ':' .. number, entry,
-    'r' .. name, cjson.encode({run.sequence, number, run.count, run.created, text(now)})
+    'HSET', session.keys.s, 'e:' .. name .. ':' .. number, entry,
+    'r:' .. name, cjson.encode({run.sequence, number, run.count, run.created, text(now)})
   )
 end

@@ -9,7 +9,7 @@ for _, item in ipairs(told) do
   redis.call('ZREM', x, item)
   local there = redis.call('HGET', here.s .. name, 'number')
   if not there or there == number then
-    redis.call('UNLINK', here.s .. name, here.m .. name, here.b .. name, here.c .. name)
+    redis.call('UNLINK', here.s .. name, here.m .. name, here.c .. name)
     redis.call('ZREM', index, id)
   end
 end
