@@ -83,9 +83,13 @@ class MongoRateLimitStore(MongoStore):
     async def _take_all(self, at: Collections, charges: Sequence[Charge]) -> Taken:
         async with self._turns.of(place_of(charge.key) for charge in charges):
             cells, time = await seen(at, charges, now(self._clock))
-            is_ahead = any(cell.at > time for cell in cells)  # the clock stepped back, and this is to be kept
+            if any(
+                cell.at > time for cell in cells
+            ):  # the clock stepped back: time counts on from here, whatever is taken
+                for charge in charges:
+                    await settling(Settlement(charge=charge, used=charge.cost)).made(at, now(self._clock))
             taken = admit(charges, cells, time)
-            if not charges or not (taken.allowed or is_ahead):
+            if not charges or not taken.allowed:
                 return taken
             return await together(at, lambda session: self._take_at_once(at, charges, session))
 

@@ -62,6 +62,6 @@ async def changed(
 def decoded(document: Mapping[str, Any], kind: type[T], what: str) -> T:
     """Raises `CorruptRecord`."""
     try:
-        return msgspec.convert(document, kind)
+        return msgspec.convert(document, kind, builtin_types=(bytes,))  # text is none
     except msgspec.ValidationError as error:
         raise CorruptRecord(f"{what} is damaged, or was changed by something else") from error

@@ -113,7 +113,6 @@ CREATE FUNCTION agent_runtime.rate_settle(
 ) RETURNS void LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE
     t double precision;
-    n integer;
     new_level double precision;
     new_empty_at double precision;
 BEGIN
