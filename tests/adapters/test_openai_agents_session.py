@@ -1,7 +1,7 @@
 """Conversations of the OpenAI Agents SDK in our stores, through its own runner."""
 
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -335,6 +335,47 @@ async def test_a_pop_that_a_clear_overtook_takes_nothing_of_the_new_conversation
 
     assert await in_memory(Overtaken()).pop_item() == user("old")
     assert said(await session.get_items()) == ["new"]
+
+
+class Restless:
+    """A store in which somebody else does something before each append."""
+
+    def __init__(self, store: MemorySessionStore, meanwhile: Callable[[], Awaitable[object]], times: int) -> None:
+        self.left = times
+        self._store = store
+        self._meanwhile = meanwhile
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def append(self, *args: Any, **options: Any) -> object:
+        self.left -= 1
+        if self.left >= 0:
+            await self._meanwhile()
+        return await self._store.append(*args, **options)
+
+
+async def test_a_write_that_was_overtaken_is_tried_again() -> None:
+    store = MemorySessionStore()
+    other = in_memory(store)
+    await other.add_items([user("a")])
+    restless = Restless(store, lambda: other.add_items([user("b")]), times=3)
+    assert await in_memory(restless).pop_item() == user("b")
+    assert said(await other.get_items()) == ["a", "b", "b"]
+    cleared = Restless(store, other.clear_session, times=3)
+    assert await in_memory(cleared).pop_item() is None
+    await in_memory(cleared).add_items([user("c")])
+    assert (said(await other.get_items()), cleared.left) == (["c"], -1)
+
+
+async def test_it_is_not_tried_for_ever() -> None:
+    store = MemorySessionStore()
+    other = in_memory(store)
+    await other.add_items([user("a")])
+    with pytest.raises(SessionConflict, match="all the time"):
+        await in_memory(Restless(store, lambda: other.add_items([user("b")]), times=1_000)).pop_item()
+    with pytest.raises(SessionConflict, match="all the time"):
+        await in_memory(Restless(store, other.clear_session, times=1_000)).add_items([user("c")])
 
 
 async def test_under_a_lease_nobody_else_writes(stores: Stores, session: OpenAIAgentsSession, owner: Owner) -> None:
