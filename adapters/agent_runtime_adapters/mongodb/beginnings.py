@@ -1,6 +1,8 @@
 """How a session begins: empty, with content, or as a fork of another."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
 
 from bson import ObjectId
 from pymongo import ReturnDocument
@@ -66,16 +68,22 @@ class Beginning:
             )
         return None
 
+    async def _count(self) -> Mapping[str, Any]:
+        """How many sessions were ever begun, this one included, and the time."""
+        counters = self.collections["counters"]
+        change = [{"$set": {"value": {"$add": ["$value", 1]}, "server_time": SERVER_TIME}}]
+        while True:
+            counter = await counters.find_one_and_update(
+                {"_id": "sessions"}, change, return_document=ReturnDocument.AFTER
+            )
+            if counter is not None:
+                return counter
+            with suppress(DuplicateKeyError):
+                await counters.insert_one({"_id": "sessions", "value": 0})
+
     async def document(self, fields: SessionFields) -> tuple[SessionDocument, float]:
         """A new one, and the time. Its fences are larger than those of any before."""
-        value = {"$add": [{"$ifNull": ["$value", 0]}, 1]}
-        counter = await self.collections["counters"].find_one_and_update(
-            {"_id": "sessions"},
-            [{"$set": {"value": value, "server_time": SERVER_TIME}}],
-            upsert=True,
-            return_document=ReturnDocument.AFTER,
-        )
-        assert counter is not None
+        counter = await self._count()
         now = self.moments.time(counter["server_time"])
         left = self.quota.ttl * 1_000
         due = counter["server_time"] + left + GRACE
