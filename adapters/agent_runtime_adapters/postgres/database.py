@@ -11,11 +11,12 @@ import asyncpg
 from agent_runtime import AgentRuntimeError, ConfigurationError, StoreServer
 from agent_runtime_adapters.postgres.connections import Connection, Connections, Rows
 from agent_runtime_adapters.postgres.failures import is_lost, is_undone, translated, unreached
-from agent_runtime_adapters.postgres.fitness import Durability, check
+from agent_runtime_adapters.postgres.fitness import Durability, check, is_pooled
 from agent_runtime_adapters.postgres.migrations import migrate
 
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _PLACE = re.compile(r"[A-Za-z0-9.,:%_\[\]-]*")
+_STATEMENTS = 100  # more than there are
 _WAITING = 0.5  # of the timeout, for a free connection: the rest is for the call
 
 
@@ -25,7 +26,7 @@ class DatabaseOptions(TypedDict, total=False):
     schema: str
     timeout: float
     max_connections: int
-    statement_cache_size: int
+    statement_cache_size: int | None
     durability: Durability
 
 
@@ -33,7 +34,7 @@ class PostgresDatabase(StoreServer[Connections]):
     """A PostgreSQL database, 13 or later, that several stores of one process may share.
 
     Each operation is one statement, which calls a function of the schema: one round trip, and one transaction by itself.
-    Nothing is kept in a database session, so PgBouncer may stand between, in transaction mode too. The first connection
+    Nothing is set in a database session, so PgBouncer may stand between, in transaction mode too. The first connection
     looks whether the server is fit, and makes or upgrades the schema, safely from many processes at once.
 
     Args:
@@ -42,7 +43,8 @@ class PostgresDatabase(StoreServer[Connections]):
         schema: Where the tables and functions are: lower-case letters, digits and `_`. Nothing else may be in it.
         timeout: Seconds for each call, half of which may go by until a connection is free.
         max_connections: How many are opened at most; a call whose session is being written holds one.
-        statement_cache_size: Statements that each connection keeps prepared. 0 for a PgBouncer that keeps none.
+        statement_cache_size: Statements that each connection keeps prepared: by default 100, and none where a PgBouncer or
+            the like stands between, which may give them to another. Without them a call is two round trips.
         durability: `"volatile"` accepts a server that may lose what it has acknowledged: without fsync, or with
             `synchronous_commit` off.
 
@@ -57,7 +59,7 @@ class PostgresDatabase(StoreServer[Connections]):
         schema: str = "agent_runtime",
         timeout: float = 5.0,
         max_connections: int = 10,
-        statement_cache_size: int = 100,
+        statement_cache_size: int | None = None,
         durability: Durability = "durable",
     ) -> None:
         super().__init__(f"PostgreSQL at {_place(url)}", timeout=timeout)
@@ -65,7 +67,7 @@ class PostgresDatabase(StoreServer[Connections]):
             raise ConfigurationError(
                 f"schema is {schema!r}, and must be 1 to 63 lower-case letters, digits and _, not beginning with a digit or pg_"
             )
-        if max_connections < 1 or statement_cache_size < 0:
+        if max_connections < 1 or (statement_cache_size or 0) < 0:
             raise ConfigurationError("max_connections must be 1 or more, and statement_cache_size 0 or more")
         if durability not in ("durable", "volatile"):
             raise ConfigurationError(f"durability is {durability!r}, and must be 'durable' or 'volatile'")
@@ -73,6 +75,7 @@ class PostgresDatabase(StoreServer[Connections]):
         self._url = url
         self._max_connections = max_connections
         self._statement_cache_size = statement_cache_size
+        self._statements = 0
         self._durability: Durability = durability
 
     async def call(self, function: str, *values: object, writes: bool = True, repeatable: bool = False) -> Rows:
@@ -94,13 +97,13 @@ class PostgresDatabase(StoreServer[Connections]):
         return await self.do(called, writes=writes, repeatable=repeatable)
 
     async def connect(self) -> Connections:
+        self._statements = self._statement_cache_size or 0
         connections = Connections(
             self._opened, maximum=self._max_connections, patience=self.timeout * _WAITING, later=self._later
         )
         connection = await self._taken(connections)
         try:
-            await check(connection, self.name, self._durability)
-            await migrate(connection, self.name, self.schema)
+            await self._prepare(connection)
         except BaseException as error:
             connection.terminate()
             if isinstance(error, AgentRuntimeError) or not isinstance(error, Exception):
@@ -109,6 +112,13 @@ class PostgresDatabase(StoreServer[Connections]):
         connections.give(connection)
         return connections
 
+    async def _prepare(self, connection: Connection) -> None:
+        await check(connection, self.name, self._durability)
+        await migrate(connection, self.name, self.schema)
+        if self._statement_cache_size is None and not await is_pooled(connection):
+            self._statements = _STATEMENTS
+            await connection.close()  # this one keeps none
+
     async def disconnect(self, connection: Connections) -> None:
         await connection.aclose()
 
@@ -116,7 +126,7 @@ class PostgresDatabase(StoreServer[Connections]):
         return translated(error, self.name)
 
     async def _opened(self) -> Connection:
-        return await asyncpg.connect(self._url, statement_cache_size=self._statement_cache_size)
+        return await asyncpg.connect(self._url, statement_cache_size=self._statements)
 
     def _later(self, job: Callable[[], Awaitable[object]]) -> None:
         self.start(job, on_end=_nothing)

@@ -46,8 +46,8 @@ _MISCONFIGURED: Mapping[str, str] = MappingProxyType(
         "28": "{} refuses this user, or the password",
         "3D": "{} has no such database: make it first",
         "42501": "{} does not let this user do it: it needs to own the schema, or CREATE on the database to make it",
-        "26": "{} has a PgBouncer before it that keeps no prepared statements: set statement_cache_size=0",
-        "42P05": "{} has a PgBouncer before it that keeps no prepared statements: set statement_cache_size=0",
+        "26": "{} has a PgBouncer before it that keeps no prepared statements: leave statement_cache_size out, or set it to 0",
+        "42P05": "{} has a PgBouncer before it that keeps no prepared statements: leave statement_cache_size out, or set it to 0",
     }
 )
 

@@ -36,3 +36,8 @@ async def check(connection: Connection, name: str, durability: Durability) -> No
         raise ConfigurationError(
             f"{name} may lose what it acknowledges: set fsync and synchronous_commit on, or say durability='volatile'"
         )
+
+
+async def is_pooled(connection: Connection) -> bool:
+    """Whether something stands between, and gives each transaction to any process of the server's."""
+    return bool(await connection.fetchval("SELECT pg_backend_pid()") != connection.get_server_pid())
