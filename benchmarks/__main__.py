@@ -6,7 +6,18 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import a_runs, b_streams, c_waiting, d_stores, e_limits, f_events, g_weight, h_values, l_layers
+from benchmarks import (
+    a_runs,
+    b_streams,
+    c_waiting,
+    d_stores,
+    e_limits,
+    f_events,
+    g_weight,
+    h_values,
+    l_layers,
+    s_servers,
+)
 from benchmarks.budgets import BUDGETS, Budget
 from benchmarks.harness import Case, Outcome, measure
 from benchmarks.report import json_lines, over_budget, replaced, row, table
@@ -19,6 +30,7 @@ CASES = (
     *b_streams.CASES,
     *c_waiting.CASES,
     *d_stores.CASES,
+    *s_servers.CASES,
     *e_limits.CASES,
     *f_events.CASES,
     *g_weight.CASES,
@@ -28,7 +40,15 @@ CASES = (
 
 ROUNDS, SECONDS = 9, 0.1  # of a run, and of one side in one round
 CHECK_ROUNDS, CHECK_SECONDS = 5, 0.02
-SLOW = ("C2", "C2, tuned GC")  # left out of the check: the same code as C1, ten times
+# Left out of the check: the same code as C1, ten times, and histories that take long to make.
+SLOW = (
+    "C2",
+    "C2, tuned GC",
+    "D, Redis after 1,000 turns",
+    "D, Redis after 10,000 turns",
+    "D, PostgreSQL after 10,000 turns",
+    "D, MongoDB after 1,000 turns",
+)
 
 
 async def measured(cases: Sequence[Case], budgets: Mapping[str, Budget], *, rounds: int) -> list[Outcome]:

@@ -135,10 +135,27 @@ BUDGETS: Mapping[str, Budget] = MappingProxyType(
             "each turn is a record whose frame and checksum are looked at; the limit is quicker here, and the 420 µs are met",
         ),
         "D, after 10,000 turns": Budget("SQLite: a turn after 10,000 turns, beside one after 10", 1.25, 1),
+        "D1": Budget("Redis: append a turn of 1 KiB", 200, 149, margin=DISK_MARGIN),
+        "D2": Budget("Redis: one of 50 appends at once, each to its own session", 30, 18, margin=DISK_MARGIN),
+        "D3, all": Budget("Redis: load 100 turns", 320, 234),
+        "D3, last 20": Budget("Redis: load the last 20 messages of 200", 180, 122),
+        "D7": Budget("PostgreSQL: append a turn of 1 KiB", 430, 290, margin=DISK_MARGIN),
+        "D8": Budget("PostgreSQL: load 100 turns", 520, 359),
+        "D, lease on Redis": Budget("Redis: take a lease and give it back", 350, 194),
+        "D, checkpoint on Redis": Budget("Redis: a checkpoint of 1 KiB", 200, 130, margin=DISK_MARGIN),
+        "D, Redis after 100 turns": Budget("Redis: a turn after 100 turns, beside one after 10", 1.25, 1),
+        "D, Redis after 1,000 turns": Budget("Redis: a turn after 1,000 turns, beside one after 10", 1.25, 1),
+        "D, Redis after 10,000 turns": Budget("Redis: a turn after 10,000 turns, beside one after 10", 1.25, 1),
+        "D, PostgreSQL after 10,000 turns": Budget(
+            "PostgreSQL: a turn after 10,000 turns, beside one after 10", 1.25, 1
+        ),
+        "D, MongoDB after 1,000 turns": Budget("MongoDB: a turn after 1,000 turns, beside one after 10", 1.25, 1),
         "D9, append": Budget(
             "memory: append a turn", 3, 0.57, 5.5, "the 3 µs are met; the operation is remembered, the lease looked at"
         ),
         "D9, load": Budget("memory: load 100 turns", 5, 0.8),
+        "E1": Budget("Redis: one check of a rate limit", 150, 136),
+        "E1, three limits": Budget("the same, three limits taken together or not at all", 190, 136),
         "E2": Budget("memory: one check of a rate limit", 1.5, 0.72, 2.4, _CHECK),
         "E2, 3 limits": Budget("the same, three limits taken together or not at all", 4.5, 2.16, 3.5, _CHECK),
         # No limit is known for this one: it is what those for 1, 10 and 100 handlers leave when there is none.
@@ -158,6 +175,7 @@ BUDGETS: Mapping[str, Budget] = MappingProxyType(
         "F1, 1, until handled": Budget("one event until 1 handler has had it", 0.8, 0.32, 4.2, _HANDLED),
         "F1, 10, until handled": Budget("one event until 10 handlers have had it", 2.0, 1.2, 6.0, _HANDLED),
         "F1, 100, until handled": Budget("one event until 100 handlers have had it", 14, 9.7, 6.4, _HANDLED),
+        "F, publish to a topic": Budget("Redis: publish an event of 1 KiB to a topic", 200, 110),
         "G1, beside its libraries": Budget("import, whole process, beside its libraries alone", 1.25, 1),
         "G1, beside asyncio": Budget(
             "import, whole process, beside asyncio alone",
