@@ -172,7 +172,6 @@ class EventConsumer:
 
     async def _acknowledge(self, delivery: Delivery) -> None:
         if await self._settled(delivery, self._transport.acknowledge(self._topic, self._group, [delivery])):
-            self._handled_ids.pop(delivery.id, None)
             return
         self._handled_ids[delivery.id] = None  # it comes again, and its handler is not called again
         while len(self._handled_ids) > _REMEMBERED:

@@ -37,6 +37,7 @@ from agent_runtime import (
 from agent_runtime.background import runs_on_asyncio
 from agent_runtime.ids import new_id
 from agent_runtime.testing import hostile_values
+from agent_runtime.transport_outage import TransportOutage
 
 CONTENT = "the user's prompt"
 
@@ -53,6 +54,7 @@ class Transport(MemoryEventTransport):
         self.down: set[str] = set()
         self.error: Callable[[], AgentRuntimeError] = lambda: StoreUnavailable("the server cannot be reached")
         self.calls: list[str] = []
+        self.delays: list[float] = []
 
     async def publish(self, topic: str, messages: Sequence[EventMessage]) -> None:
         await self._pass("publish")
@@ -72,6 +74,7 @@ class Transport(MemoryEventTransport):
 
     async def release(self, *args: Any, **options: Any) -> None:
         await self._pass("release")
+        self.delays.append(options.get("delay", 0.0))
         await super().release(*args, **options)
 
     async def bury(self, *args: Any, **options: Any) -> None:
@@ -296,8 +299,7 @@ async def test_a_cancelled_caller_sends_what_is_queued() -> None:
             async with forward(bus, transport, topic="t"):
                 await bus.publish(event(1))
                 scope.cancel()
-                await checkpoint()
-    assert await transport.sequences() == [1]
+        assert await transport.sequences() == [1]
 
 
 async def test_two_buses_may_be_joined_both_ways() -> None:
@@ -370,20 +372,14 @@ async def test_what_fails_is_tried_again_and_then_a_dead_letter_while_others_are
 
 
 async def test_each_try_waits_longer_than_the_one_before() -> None:
-    transport, times = Transport(), list[float]()
-
-    async def handle(_: SystemEvent) -> None:
-        times.append(anyio.current_time())
-        raise ValueError
-
-    await transport.put(event())
-    one = consumer(transport, handle, max_attempts=3, idle=0.1, retry_delay=0.06)
+    transport, handler = Transport(), Handler(on_1=fail)
+    await transport.put(event(1))
+    one = consumer(transport, handler, max_attempts=5, idle=0.05, retry_delay=0.01)
     async with anyio.create_task_group() as group:
         group.start_soon(one.run)
         await until(lambda: one.stats.buried)
         one.stop()
-    assert times[1] - times[0] >= 0.05
-    assert times[2] - times[1] >= 0.09
+    assert transport.delays == [0.01, 0.02, 0.04, 0.05]
 
 
 async def test_what_is_no_event_is_a_dead_letter_at_once() -> None:
@@ -479,6 +475,28 @@ async def test_what_is_slowly_handled_stays_with_its_consumer() -> None:
 
 
 # While the transport fails
+
+
+def test_each_outage_is_told_and_tries_grow_rarer_while_it_lasts(caplog: pytest.LogCaptureFixture) -> None:
+    outage = TransportOutage("it")
+    for _ in range(2):
+        delays: list[float] = []
+        for _ in range(20):
+            outage.failed(StoreUnavailable("the server cannot be reached"))
+            delays.append(outage.delay)
+        assert delays[:4] == [0.1, 0.2, 0.4, 0.8]
+        assert max(delays) == delays[-1] == 5
+        outage.answered()
+        outage.answered()
+    assert (
+        caplog.messages
+        == [
+            "it waits for its transport, which fails: the server cannot be reached",
+            "the transport of it answers again, after 20 failures",
+        ]
+        * 2
+    )
+    assert outage.failures == 40
 
 
 @pytest.mark.parametrize("name", ["fetch", "acknowledge", "release", "renew"])

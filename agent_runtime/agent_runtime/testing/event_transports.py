@@ -146,11 +146,12 @@ class EventTransportContract:
         assert len(await self._fetch(transport, "c", group="other")) == 11
 
     async def test_as_many_ids_are_known_as_it_was_told(self, transport: EventTransport) -> None:
-        await self._publish(transport, 25)
-        for delivery in await self._fetch(transport, "c", limit=25):
+        await self._publish(transport, 26)
+        deliveries = await self._fetch(transport, "c")
+        for delivery in (*deliveries[:25], deliveries[5], deliveries[25]):
             await self._acknowledge(transport, [delivery])
-        await self._publish(transport, 25)
-        assert _ids(await self._fetch(transport, "c", limit=25)) == [f"m{n}" for n in range(5)]
+        await self._publish(transport, 26)
+        assert _ids(await self._fetch(transport, "c")) == ["m0", "m1", "m2", "m3", "m4", "m6"]
 
     async def test_what_a_consumer_lets_lie_goes_to_others(self, transport: EventTransport) -> None:
         await self._publish(transport, 3)
@@ -184,6 +185,12 @@ class EventTransportContract:
         assert await self._fetch(transport, "c2") == ()
         await self._release(transport, "c1", mine[:2])
         assert [(one.id, one.attempt) for one in await self._fetch(transport, "c2")] == [("m0", 1), ("m1", 1)]
+
+    async def test_what_is_given_back_is_found_behind_what_others_have(self, transport: EventTransport) -> None:
+        await self._publish(transport, 40)
+        mine = await self._fetch(transport, "c1")
+        await self._release(transport, "c1", mine[-1:])
+        assert _ids(await self._fetch(transport, "c2", limit=1)) == ["m39"]
 
     async def test_what_failed_comes_again_when_its_delay_is_over(self, transport: EventTransport) -> None:
         await self._publish(transport, 2)
