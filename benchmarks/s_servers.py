@@ -222,7 +222,7 @@ async def publishing() -> AsyncGenerator[Sides]:
 
             async def by_hand() -> None:
                 fields = {"id": f"e{next(numbers)}", "data": data}
-                await limit.client.xadd("runs", fields, maxlen=100_000, approximate=True)  # pyright: ignore[reportArgumentType]  # the stubs want one type of value
+                await limit.client.xadd("runs", fields, maxlen=100_000, approximate=True)
 
             yield Sides(limit=median(by_hand), ours=median(publish))
 
