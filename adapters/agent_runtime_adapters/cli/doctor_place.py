@@ -39,7 +39,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
     def open(self, address: tuple[str, int] | None = None, **options: object) -> Stores:
         """New stores, with more options; reached at `address`, where it is given."""
-        url = self.url if address is None else self._at(*address)
+        url = self.url if address is None else self.at(*address)
         return open_stores(url, namespace=self.namespace, **{**self.options, **options})
 
     def without_secrets(self, text: str) -> str:
@@ -58,7 +58,8 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
         """Whether the driver leaves the address that it is given for those that the server tells."""
         return self._parts.scheme == "mongodb" and parse_qs(self._parts.query).get("directConnection") != ["true"]
 
-    def _at(self, host: str, port: int) -> str:
+    def at(self, host: str, port: int) -> str:
+        """The URL with another address."""
         who, at, _ = self._parts.netloc.rpartition("@")
         return self._parts._replace(netloc=f"{who}{at}{host}:{port}").geturl()
 
