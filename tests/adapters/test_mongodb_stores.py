@@ -8,7 +8,7 @@ import anyio
 import anyio.to_thread
 import pytest
 from tests.adapters.programs import run_python
-from tests.servers.mongodb_server import StandaloneMongoDB
+from tests.servers.mongodb_server import MongoDBProgram, StandaloneMongoDB
 from tests.servers.program import running
 from tests.stores.mongodb import emptied
 
@@ -17,6 +17,7 @@ from agent_runtime import (
     ConfigurationError,
     CorruptRecord,
     LogBounds,
+    OutcomeUnknown,
     Owner,
     RateLimit,
     Refusal,
@@ -158,6 +159,24 @@ async def test_those_who_take_together_fail_together(stores: Stores) -> None:
     assert len(failed) == 5
     await stores.furnish()
     assert (await stores.limits.take([CHARGE])).allowed
+
+
+async def test_what_waits_longer_than_its_time_is_not_charged(mongodb_url: str) -> None:
+    with running(MongoDBProgram) as server:
+        async with MongoRateLimitStore(server.url, timeout=0.5) as limits:
+            assert (await limits.take([CHARGE])).allowed
+            server.pause()
+            async with anyio.create_task_group() as group:
+                for _ in range(3):
+                    group.start_soon(in_doubt, limits)
+            server.go_on()
+            assert not vars(limits)["_waiting"]
+            assert (await limits.peek([CHARGE])).allowances[0].remaining >= 3
+
+
+async def in_doubt(limits: MongoRateLimitStore) -> None:
+    with pytest.raises(OutcomeUnknown):
+        await limits.take([CHARGE])
 
 
 async def test_without_a_clock_the_server_s_counts(stores: Stores) -> None:

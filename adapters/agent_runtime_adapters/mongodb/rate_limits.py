@@ -1,7 +1,7 @@
 """Rate limits counted in MongoDB."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from pymongo.asynchronous.client_session import AsyncClientSession
@@ -34,7 +34,7 @@ class MongoRateLimitStore(MongoStore):
     ) -> None:
         super().__init__(database, clock=clock, **options)
         self._turns = Turns()
-        self._waiting: dict[tuple[RateKey, RateLimit], list[tuple[Charge, _Outcome]]] = {}
+        self._waiting: dict[tuple[RateKey, RateLimit], dict[_Outcome, Charge]] = {}
 
     async def take(self, charges: Sequence[Charge]) -> Taken:
         check_charges(charges)
@@ -55,30 +55,41 @@ class MongoRateLimitStore(MongoStore):
         """Take it along with those that wait for the same turn: whoever has it first does it for all."""
         name = (charge.key, charge.limit)
         outcome: _Outcome = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(name, []).append((charge, outcome))
+        self._waiting.setdefault(name, {})[outcome] = charge
         try:
             async with self._turns.of([place_of(charge.key)]):
                 if not outcome.done():
-                    await self._take_batch(at, [one for one in self._waiting.pop(name) if not one[1].done()])
+                    await self._take_batch(at, self._waiting.pop(name))
         finally:
-            outcome.cancel()  # who has left is not charged any more
+            if outcome.cancel():
+                self._leave(name, outcome)
         if outcome.cancelled():
             raise self.server.in_doubt("did not answer in time", writes=True)
         return outcome.result()
 
-    async def _take_batch(self, at: Collections, batch: Sequence[tuple[Charge, _Outcome]]) -> None:
+    def _leave(self, name: tuple[RateKey, RateLimit], outcome: _Outcome) -> None:
+        """Whose time is up before the turn came is not charged."""
+        waiting = self._waiting.get(name, {})
+        waiting.pop(outcome, None)
+        if not waiting:
+            self._waiting.pop(name, None)
+
+    async def _take_batch(self, at: Collections, batch: Mapping[_Outcome, Charge]) -> None:
         try:
-            cell = await taking([charge for charge, _ in batch]).made(at, now(self._clock))
+            cell = await taking(list(batch.values())).made(at, now(self._clock))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is for all of them
-            for _, outcome in batch:
-                outcome.set_exception(error)
+            for outcome in batch:
+                if not outcome.done():
+                    outcome.set_exception(error)
             return
         except BaseException:
-            for _, outcome in batch:
+            for outcome in batch:
                 outcome.cancel()
             raise
-        for charge, outcome in batch:
-            outcome.set_result(admit((charge,), (cell,), cell.at))  # as the step has done, in the same order
+        for outcome, charge in batch.items():
+            taken = admit((charge,), (cell,), cell.at)  # as the step has done, in the same order
+            if not outcome.done():
+                outcome.set_result(taken)
 
     async def _take_all(self, at: Collections, charges: Sequence[Charge]) -> Taken:
         async with self._turns.of(place_of(charge.key) for charge in charges):
