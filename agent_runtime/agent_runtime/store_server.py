@@ -146,19 +146,25 @@ class StoreServer(ABC, Generic[C]):
         """Raise `RuntimeClosed` or `ConfigurationError` where no call can be made here and now."""
         if self._closed:
             raise RuntimeClosed(f"the connection to {self.name} has been closed; make another one")
+        if self._is_home():
+            return
         if not runs_on_asyncio():
             raise ConfigurationError(
                 f"{self.name} is reached by a driver that needs asyncio; this event loop is another"
             )
         loop = asyncio.get_running_loop()
-        if loop is self._loop:
-            return
         if self._loop is not None and not self._loop.is_closed():
             raise ConfigurationError(
                 f"the connection to {self.name} is in use in another event loop; make one for each, or close it there first"
             )
         # What a loop that has ended left open is the garbage collector's: nobody can close it in another loop.
         self._loop, self._connection, self._connecting, self._background = loop, None, asyncio.Lock(), Background()
+
+    def _is_home(self) -> bool:
+        try:
+            return asyncio.get_running_loop() is self._loop
+        except RuntimeError:  # on trio
+            return False
 
     async def settled(self) -> None:
         """Return when no call is in flight, those of callers that were cancelled included."""

@@ -96,7 +96,9 @@ class Wire:
 
     async def exchange(self, calls: Sequence[Call]) -> None:
         connection = await self.open()
-        waited_for = [call for call in calls if not call.outcome.done()]  # whoever was told that it was not sent, was not
+        waited_for = [
+            call for call in calls if not call.outcome.done()
+        ]  # whoever was told that it was not sent, was not
         if not waited_for:
             return
         try:

@@ -39,4 +39,6 @@ def owner_of(data: bytes) -> tuple[Owner, bytes]:
 def _text(data: bytes) -> tuple[str, bytes]:
     length, _, rest = data.partition(b":")
     end = int(length)
+    if not 0 <= end <= len(rest):
+        raise ValueError(length)
     return rest[:end].decode(), rest[end:]

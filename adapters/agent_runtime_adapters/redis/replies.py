@@ -35,6 +35,9 @@ def session(reply: bytes | list[Any]) -> StoredSession | Refusal:
 
 
 def stored(reply: list[Any]) -> StoredSession:
+    *fields, _ = reply
+    if None in fields:
+        raise CorruptRecord("a session is damaged: one of its fields is not there")
     try:
         name, agent, data, closed, version, count, created, updated, expires, holder = reply
         return StoredSession(
@@ -47,8 +50,8 @@ def stored(reply: list[Any]) -> StoredSession:
             expires_at=float(expires),
             holder=None if holder is None else holder.decode(),
         )
-    except (ValueError, TypeError, AttributeError) as error:
-        raise CorruptRecord("a session is damaged: one of its fields is not there, or is something else") from error
+    except ValueError as error:
+        raise CorruptRecord("a session is damaged: one of its fields is something else") from error
 
 
 def lease(reply: bytes | list[Any], holder: str) -> StoredLease | Refusal:
