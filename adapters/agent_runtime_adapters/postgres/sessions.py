@@ -1,7 +1,6 @@
 """Sessions in a PostgreSQL schema."""
 
 from collections.abc import Sequence
-from struct import Struct
 
 import asyncpg
 
@@ -21,9 +20,8 @@ from agent_runtime import (
     StoredRun,
     StoredSession,
 )
+from agent_runtime_adapters.postgres.connections import Rows
 from agent_runtime_adapters.postgres.store import PostgresStore, in_range, owner_columns
-
-_HEAD = Struct("!ii")  # before each batch: how many of its messages count, and its length in bytes
 
 
 class PostgresSessionStore(PostgresStore):
@@ -126,7 +124,7 @@ class PostgresSessionStore(PostgresStore):
 
     async def messages(self, owner: Owner, session_id: str, *, last: int | None = None) -> Sequence[Message] | None:
         rows = await self._read("session_messages", owner, session_id, _bounded(last))
-        return _messages(rows[0], last) if rows else None
+        return _messages(rows, last) if rows else None
 
     # Checkpoints
 
@@ -220,7 +218,7 @@ class PostgresSessionStore(PostgresStore):
         row = await self._write("session_discard_run", owner, session_id, run_id)
         return _refusal(row) or bool(row["removed"])
 
-    async def _read(self, function: str, owner: Owner, session_id: str, *values: object) -> Sequence[asyncpg.Record]:
+    async def _read(self, function: str, owner: Owner, session_id: str, *values: object) -> Rows:
         return await self.server.call(function, *owner_columns(owner), session_id, self.now(), *values, writes=False)
 
     async def _write(
@@ -269,15 +267,16 @@ def _stored_lease(row: asyncpg.Record, holder: str) -> StoredLease:
     return StoredLease(token=LeaseToken(holder=holder, fence=row["fence"]), session=_session(row))
 
 
-def _messages(row: asyncpg.Record, last: int | None) -> Sequence[Message]:
-    """The messages of the batches, which are all from some place on, or the last so many."""
-    count, start, batches = row
+def _messages(rows: Rows, last: int | None) -> Sequence[Message]:
+    """The messages of these batches, which are all from some place on, or the last so many."""
+    count, start, _, _ = rows[0]
+    if start is None:
+        start, rows = 0, ()
     messages: list[Message] = []
-    place, end = 0, len(batches or b"")
-    while place < end:
-        size, length = _HEAD.unpack_from(batches, place)
-        place += _HEAD.size + length
-        batch = MessageBatch.stored(batches[place - length : place])
+    for _, first, size, data in rows:
+        batch = MessageBatch.stored(data)
+        if first != start + len(messages) or size > len(batch):
+            raise CorruptRecord("a conversation is damaged: a part is missing, or is not what it was")
         messages += batch if size == len(batch) else batch[:size]
     if start + len(messages) != count:
         raise CorruptRecord("a conversation is damaged: it is shorter or longer than it was")

@@ -37,33 +37,33 @@ BEGIN
 END
 $$;
 
--- The batches that have to be read, from the place `start` on, one behind the other, each after two numbers of four bytes:
--- its size, and its length in bytes. One value is cheaper than a row for each, and the driver has to ask for no array's type.
--- No row without the session.
+-- A row for each batch that has to be read, with how long the conversation is; one of NULLs where there is no message, and
+-- none without the session.
 CREATE FUNCTION agent_runtime.session_messages(
     the_tenant text, the_user text, the_id text, clock double precision, last bigint
-) RETURNS TABLE (message_count integer, start integer, batches bytea) LANGUAGE plpgsql STABLE
+) RETURNS TABLE (message_count integer, first integer, size integer, data bytea) LANGUAGE plpgsql STABLE
 SET enable_seqscan = off AS $$
-#variable_conflict use_variable
+#variable_conflict use_column
 DECLARE
     t double precision := agent_runtime.moment(clock);
     session_key bigint;
+    total integer;
+    start integer := 0;
 BEGIN
-    SELECT s.id, s.message_count INTO session_key, message_count FROM agent_runtime.sessions AS s
+    SELECT s.id, s.message_count INTO session_key, total FROM agent_runtime.sessions AS s
      WHERE s.tenant_id = the_tenant AND s.user_id = the_user AND s.session_id = the_id AND s.expires_at > t;
     IF NOT FOUND THEN
         RETURN;
     END IF;
-    start := 0;
-    IF last < message_count THEN
+    IF last < total THEN
         SELECT m.first INTO start FROM agent_runtime.messages AS m
-         WHERE m.session = session_key AND m.first <= message_count - last ORDER BY m.first DESC LIMIT 1;
+         WHERE m.session = session_key AND m.first <= total - last ORDER BY m.first DESC LIMIT 1;
     END IF;
-    SELECT string_agg(int4send(m.size) || int4send(length(m.data)) || m.data, '') INTO batches FROM (
-        SELECT size, data FROM agent_runtime.messages
-         WHERE session = session_key AND first >= start ORDER BY first
-    ) AS m;
-    RETURN NEXT;
+    RETURN QUERY SELECT total, m.first, m.size, m.data FROM agent_runtime.messages AS m
+                  WHERE m.session = session_key AND m.first >= start ORDER BY m.first;
+    IF NOT FOUND THEN
+        RETURN QUERY SELECT total, NULL::integer, NULL::integer, NULL::bytea;
+    END IF;
 END
 $$;
 

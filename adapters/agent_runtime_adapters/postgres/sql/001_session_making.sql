@@ -2,7 +2,7 @@
 -- session has locked its row first, and asks for the time afterwards. `clock` is the time, or NULL for the server's own.
 --
 -- `enable_seqscan = off`: a plan made while the tables were small is kept by the connection, and must not be one that reads
--- all of them when they have grown.
+-- all of them when they have grown. It holds for the functions that are called inside as well.
 
 -- A session as the store gives it, or why it does not. `holder` is who holds the lease now.
 CREATE TYPE agent_runtime.session_answer AS (
@@ -25,22 +25,26 @@ CREATE FUNCTION agent_runtime.moment(clock double precision) RETURNS double prec
 $$;
 
 CREATE FUNCTION agent_runtime.answered(s agent_runtime.sessions, t double precision)
-RETURNS agent_runtime.session_answer LANGUAGE sql IMMUTABLE AS $$
-    SELECT ROW(
+RETURNS agent_runtime.session_answer LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    RETURN ROW(
         NULL, s.session_id, s.agent_id, s.data, s.closed, s.version, s.message_count, s.created_at, s.updated_at,
         s.expires_at, CASE WHEN s.until > t THEN s.holder END, s.fence
-    )::agent_runtime.session_answer
+    )::agent_runtime.session_answer;
+END
 $$;
 
-CREATE FUNCTION agent_runtime.refused(refusal text) RETURNS agent_runtime.session_answer LANGUAGE sql IMMUTABLE AS $$
-    SELECT ROW(
+CREATE FUNCTION agent_runtime.refused(refusal text) RETURNS agent_runtime.session_answer LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    RETURN ROW(
         refusal, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
-    )::agent_runtime.session_answer
+    )::agent_runtime.session_answer;
+END
 $$;
 
 -- The session, locked, also one whose time is up; all NULL where there is none.
 CREATE FUNCTION agent_runtime.session_locked(the_tenant text, the_user text, the_id text)
-RETURNS agent_runtime.sessions LANGUAGE plpgsql SET enable_seqscan = off AS $$
+RETURNS agent_runtime.sessions LANGUAGE plpgsql AS $$
 DECLARE
     s agent_runtime.sessions;
 BEGIN
@@ -62,7 +66,7 @@ $$;
 -- Why there is no room for one session more. With `max_sessions` one at a time looks, and counts no further than that.
 CREATE FUNCTION agent_runtime.session_no_room(
     the_tenant text, the_user text, t double precision, max_sessions bigint, max_sessions_per_user bigint
-) RETURNS text LANGUAGE plpgsql SET enable_seqscan = off AS $$
+) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
     living bigint;
 BEGIN
@@ -87,8 +91,7 @@ END
 $$;
 
 -- Make way where an expired session is, of which `session_expire` still has to tell.
-CREATE FUNCTION agent_runtime.session_set_aside(s agent_runtime.sessions) RETURNS void LANGUAGE plpgsql
-SET enable_seqscan = off AS $$
+CREATE FUNCTION agent_runtime.session_set_aside(s agent_runtime.sessions) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO agent_runtime.expired_sessions (tenant_id, user_id, session_id, agent_id)
     VALUES (s.tenant_id, s.user_id, s.session_id, s.agent_id);

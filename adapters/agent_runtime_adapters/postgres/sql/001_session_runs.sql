@@ -1,7 +1,6 @@
 -- The lease of a session, and its unfinished runs with their entries.
 
-CREATE FUNCTION agent_runtime.session_run_removed(the_session bigint, the_run text) RETURNS boolean LANGUAGE plpgsql
-SET enable_seqscan = off AS $$
+CREATE FUNCTION agent_runtime.session_run_removed(the_session bigint, the_run text) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     gone integer;
 BEGIN
@@ -17,7 +16,7 @@ $$;
 -- Begin a run with its first entry, in the place of the oldest where there are too many; `s` counts it afterwards.
 CREATE FUNCTION agent_runtime.session_run_begun(
     s agent_runtime.sessions, the_run text, entry bytea, t double precision
-) RETURNS agent_runtime.sessions LANGUAGE plpgsql SET enable_seqscan = off AS $$
+) RETURNS agent_runtime.sessions LANGUAGE plpgsql AS $$
 DECLARE
     runs_kept CONSTANT integer := 32;
     oldest text;
