@@ -5,5 +5,13 @@ from agent_runtime_adapters.mongodb.event_logs import MongoEventLog
 from agent_runtime_adapters.mongodb.key_values import MongoKeyValueStore
 from agent_runtime_adapters.mongodb.rate_limits import MongoRateLimitStore
 from agent_runtime_adapters.mongodb.sessions import MongoSessionStore
+from agent_runtime_adapters.mongodb.stores import open_mongodb
 
-__all__ = ("MongoDatabase", "MongoEventLog", "MongoKeyValueStore", "MongoRateLimitStore", "MongoSessionStore")
+__all__ = (
+    "MongoDatabase",
+    "MongoEventLog",
+    "MongoKeyValueStore",
+    "MongoRateLimitStore",
+    "MongoSessionStore",
+    "open_mongodb",
+)

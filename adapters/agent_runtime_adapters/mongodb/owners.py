@@ -1,21 +1,17 @@
-"""What concerns many sessions at once: an owner's, and those whose time is up."""
+"""What concerns all sessions of an owner, and how one is removed."""
 
 import itertools
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from bson import ObjectId
-from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import PyMongoError
 
-from agent_runtime import ExpiredSession, Owner, StoredSession
+from agent_runtime import Owner, StoredSession
 from agent_runtime_adapters.mongodb.database import Collections
-from agent_runtime_adapters.mongodb.documents import owner_key, owner_of, session_of
+from agent_runtime_adapters.mongodb.documents import owner_key, session_of
 from agent_runtime_adapters.mongodb.moments import Moments, pause
 
-_EXPIRE_AT_ONCE = 1_000
-_ABANDONED = 60.0  # seconds after which somebody else tells of a session that one has begun to remove
 _SHOWN = {"pending": 0, "runs": 0, "writes": 0}  # what a list of sessions is without
 
 
@@ -63,40 +59,13 @@ async def delete_all(collections: Collections, moments: Moments, owner: Owner, a
     return done.deleted_count
 
 
-async def expire(collections: Collections, moments: Moments) -> Sequence[ExpiredSession]:
-    """Claim them, so that nobody else tells of them, and remove them."""
-    claim = str(ObjectId())
-    mine = await _claimed(collections["sessions"], await moments.now(collections), claim)
-    if not mine:
-        return ()
-    ids = [document["_id"] for document in mine]
-    await collections["sessions"].delete_many({"_id": {"$in": ids}, "claim": claim})
-    await remove_parts(collections, ids)
-    return [
-        ExpiredSession(
-            owner=owner_of(document["owner"]), session_id=document["session_id"], agent_id=document["agent_id"]
-        )
-        for document in mine
-    ]
-
-
-async def _claimed(sessions: AsyncCollection[dict[str, Any]], now: float, claim: str) -> Sequence[dict[str, Any]]:
-    """One that a claimant has left, who died before it was removed, is another's in a while."""
-    free: dict[str, Any] = {"expires_at": {"$lte": now}, "claimed_until": {"$not": {"$gt": now}}}
-    ids = [document["_id"] async for document in sessions.find(free, {"_id": 1}).limit(_EXPIRE_AT_ONCE)]
-    if not ids:
-        return ()
-    which = {"_id": {"$in": ids}}
-    mark = {"$set": {"claim": claim, "claimed_until": now + _ABANDONED}, "$inc": {"revision": 1}}
-    await sessions.update_many({**which, **free}, mark)
-    return await sessions.find({**which, "claim": claim}, {"owner": 1, "session_id": 1, "agent_id": 1}).to_list()
-
-
 def _living(owner: Owner, now: float) -> dict[str, Any]:
     return {"owner": owner_key(owner), "expires_at": {"$gt": now}}
 
 
 async def remove_parts(collections: Collections, sessions: Sequence[str]) -> None:
     """Of sessions that are gone. What is left of them in an outage, the server removes in time."""
+    if not sessions:
+        return
     with suppress(PyMongoError):
         await collections["session_parts"].delete_many({"session": {"$in": sessions}})

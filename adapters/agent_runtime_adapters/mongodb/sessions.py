@@ -20,12 +20,14 @@ from agent_runtime import (
     StoredLease,
     StoredRun,
     StoredSession,
+    StoreUnavailable,
 )
 from agent_runtime_adapters.mongodb.beginnings import Beginning, create, fork
 from agent_runtime_adapters.mongodb.database import Clock, Collections, DatabaseOptions, MongoDatabase, MongoStore
 from agent_runtime_adapters.mongodb.documents import SessionDocument, message_count_at, session_name
+from agent_runtime_adapters.mongodb.expiry import expire
 from agent_runtime_adapters.mongodb.moments import Moment, Moments
-from agent_runtime_adapters.mongodb.owners import count, delete, delete_all, expire, sessions
+from agent_runtime_adapters.mongodb.owners import count, delete, delete_all, sessions
 from agent_runtime_adapters.mongodb.parts import (
     clear_checkpoints,
     conversation,
@@ -36,6 +38,9 @@ from agent_runtime_adapters.mongodb.parts import (
 )
 
 T = TypeVar("T")
+
+_EXPIRE_AT_ONCE = 1_000
+_EXPIRE_IN_ONE_CALL = 200  # so that each ends within the timeout
 
 
 class MongoSessionStore(MongoStore):
@@ -133,7 +138,18 @@ class MongoSessionStore(MongoStore):
         return await self.server.do(call, repeatable=True)
 
     async def expire(self) -> Sequence[ExpiredSession]:
-        return await self.server.do(lambda found: expire(found, self._moments))
+        told: list[ExpiredSession] = []
+        while len(told) < _EXPIRE_AT_ONCE:
+            try:
+                some = await self.server.do(lambda found: expire(found, self._moments, _EXPIRE_IN_ONE_CALL))
+            except StoreUnavailable:
+                if not told:
+                    raise
+                break  # those that are removed are told of; the next call meets the outage
+            told += some
+            if len(some) < _EXPIRE_IN_ONE_CALL:
+                break
+        return told
 
     # Messages
 
