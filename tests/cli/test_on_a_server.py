@@ -6,9 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
+import redis
 from tests.cli.program import invoke, run_program, started
+from tests.servers.program import running
+from tests.servers.redis_server import RedisProgram
 
+from agent_runtime import Message, Owner, SessionManager, open_stores
 from agent_runtime.ids import new_id
 
 PASSWORD = "hunter2"
@@ -61,8 +66,9 @@ def test_ctrl_c_ends_an_answer_and_says_how_to_go_on(shop: Path, db: str) -> Non
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write("reserve; endless\n")
-        process.stdin.flush()
-        assert process.stdout.read(5) == "word0"
+        process.stdin.close()
+        process.stdin = None  # so that a chat that gives no answer ends, and `communicate` tells why
+        assert process.stdout.read(5) == "word0", process.communicate()
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=30)
     assert process.returncode == 130
@@ -99,3 +105,39 @@ def test_all_that_a_user_has_goes_from_a_server_into_a_file_and_back(shop: Path,
     missing = command(db, "sessions", "show", "s9")
     assert (missing.exit_code, missing.stdout) == (1, "")
     assert missing.stderr.startswith("error: there is no session 's9' of user 'local' in Redis at ")
+
+
+async def fill(url: str, count: int) -> None:
+    """So many sessions of the user `local`."""
+    async with open_stores(url, synchronous="NORMAL") as stores, anyio.create_task_group() as group:
+        sessions, owner = SessionManager(stores.sessions), Owner(tenant_id=None, user_id="local")
+
+        async def make(number: int) -> None:
+            await sessions.create(owner=owner, agent_id="clerk", session_id=f"s{number}")
+            await sessions.append_messages(f"s{number}", [Message(role="user", content="Hello.")], owner=owner)
+
+        for number in range(count):
+            group.start_soon(make, number)
+
+
+def test_an_import_goes_on_when_the_server_was_away(shop: Path) -> None:
+    anyio.run(fill, "sqlite:///kept.db", 400)
+    assert command("kept.db", "sessions", "export", "--user", "local", "-o", "all.zip").exit_code == 0
+    with running(RedisProgram) as server:
+        with redis.Redis.from_url(server.url) as client, started(
+            "sessions", "import", "all.zip", "--db", server.url, cwd=shop
+        ) as process:  # fmt: skip
+            while client.dbsize() < 100:
+                assert process.poll() is None
+            server.kill()
+            _, said = process.communicate(timeout=30)
+        assert process.returncode == 1
+        assert said.startswith("error: ")
+        assert "Redis at 127.0.0.1:" in said
+        assert said.endswith(" of 400 sessions were imported; the same command again does the rest\n")
+        server.start()
+        again = json.loads(command(server.url, "sessions", "import", "all.zip", "--json").stdout)
+        assert again["imported"] > 0
+        assert again["there_already"] > 10
+        assert again["imported"] + again["there_already"] == 400
+        assert again["failed"] == {}
