@@ -13,7 +13,9 @@ from tests.servers.program import HOST, Program, free_port, running
 from tests.servers.redis_server import RedisProgram
 
 from agent_runtime import (
+    AgentRuntimeError,
     ConfigurationError,
+    LimitExceeded,
     OutcomeUnknown,
     Owner,
     RuntimeClosed,
@@ -325,6 +327,40 @@ async def test_a_server_that_is_busy_is_told(program: Program, server: RedisServ
     finally:
         ask(program, "CONFIG", "SET", "busy-reply-threshold", "5000")
     assert await add(server) == 2
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "told"),
+    [
+        ("MISCONF Redis is configured to save s3cret", StoreUnavailable, "disk"),
+        ("NOREPLICAS Not enough s3cret", StoreUnavailable, "min-replicas-to-write"),
+        ("UNKILLABLE s3cret", StoreUnavailable, "busy"),
+        ("LOADING s3cret", StoreUnavailable, "loading"),
+        ("MASTERDOWN s3cret", StoreUnavailable, "primary"),
+        ("CLUSTERDOWN s3cret", StoreUnavailable, "slots"),
+        ("TRYAGAIN s3cret", StoreUnavailable, "moving"),
+        ("MOVED 1 127.0.0.1:1", StoreUnavailable, "moved"),
+        ("NOAUTH s3cret", ConfigurationError, "password"),
+        ("NOPERM s3cret", ConfigurationError, "@scripting"),
+        ("ERR max number of clients reached", StoreUnavailable, "no more connections"),
+        ("ERR unknown command 's3cret'", ConfigurationError, "EVALSHA"),
+        ("ERR Protocol error: invalid bulk length", LimitExceeded, "proto-max-bulk-len"),
+        ("ERR s3cret happened", OutcomeUnknown, "half-way"),
+    ],
+)
+async def test_what_a_server_says_is_told_in_other_words(
+    server: RedisServer, said: str, kind: type[AgentRuntimeError], told: str
+) -> None:
+    saying = made("#!lua\nreturn redis.error_reply(ARGV[1])")
+    with pytest.raises(kind, match=told) as raised:
+        await server.run(saying, [], [said])
+    assert server.name in str(raised.value)
+    assert "s3cret" not in str(raised.value)
+    assert await add(server) == 1
+
+
+def test_what_is_no_error_of_redis_is_not_translated() -> None:
+    assert RedisServer("redis://h").translated(ZeroDivisionError()) is None
 
 
 # Servers that are not fit

@@ -45,7 +45,8 @@ class RedisServer(StoreServer[Link]):
     Args:
         url: `redis://host:6379/0`, `redis+sentinel://host:26379,host:26379/service/0` or
             `redis+cluster://host:6379,host:6379`, and `rediss…` for TLS, with `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`,
-            `ssl_cert_reqs` and `ssl_check_hostname` as the query.
+            `ssl_cert_reqs` and `ssl_check_hostname` as the query. User and password are those of Redis: Sentinels are asked
+            without.
         prefix: Every key begins with `{prefix:n}`, where n is the number of the shard.
         shards: Over how many hash slots owners are spread; everything of one owner is in one. `None` is 1, and 64 in a
             cluster. Who changes it finds nothing of what there is.
@@ -95,7 +96,7 @@ class RedisServer(StoreServer[Link]):
     ) -> Any:
         """What the script returns, text as bytes. All keys begin with the same tag.
 
-        With `then`, commands that are sent right behind it, it is a list of what the script and they return: much that is only
+        With `then`, commands that read and are sent right behind it, it is a list of what the script and they return: much that is only
         read comes faster without passing through a script. Others may change something in between.
 
         One that only reads, or is `repeatable` (run twice, it does what it does once), is run again, once, when the connection

@@ -85,12 +85,9 @@ class RedisSessionStore(RedisStore):
         content: SessionContent | None = None,
     ) -> StoredSession | Refusal:
         batch, checkpoints = (None, ()) if content is None else (content.messages, content.checkpoints)
-        reply = await self._call(
-            _CREATE, owner, session_id, *_fields(fields), operation, *self._quota(quota), *_batch(batch),
-            *(item for each in checkpoints for item in (each.checkpoint_id, each.data, each.message_count)),
-            repeatable=True,
-        )  # fmt: skip
-        return replies.session(reply)
+        begin = (*_fields(fields), operation, *self._quota(quota), *_batch(batch))
+        items = (item for each in checkpoints for item in (each.checkpoint_id, each.data, each.message_count))
+        return replies.session(await self._call(_CREATE, owner, session_id, *begin, *items, repeatable=True))
 
     async def read(self, owner: Owner, session_id: str) -> StoredSession | None:
         reply = await self._call(_READ, owner, session_id, writes=False)
@@ -125,12 +122,9 @@ class RedisSessionStore(RedisStore):
     async def fork(
         self, owner: Owner, session_id: str, checkpoint_id: str, new_id: str, quota: SessionQuota, *, operation: str
     ) -> StoredSession | Refusal:
-        *quotas, limit, limit_of_user = self._quota(quota)
-        reply = await self._call(
-            _FORK, owner, session_id, checkpoint_id, new_id, *quotas, operation, limit, limit_of_user,
-            keys=self._keys(owner_part(owner), new_id.encode())[:3], repeatable=True,
-        )  # fmt: skip
-        return replies.session(reply)
+        keys = self._keys(owner_part(owner), new_id.encode())[:3]
+        arguments = (checkpoint_id, new_id, operation, *self._quota(quota))
+        return replies.session(await self._call(_FORK, owner, session_id, *arguments, keys=keys, repeatable=True))
 
     async def expire(self) -> Sequence[ExpiredSession]:
         """Shards are asked one after another; what one has told is returned also when the next one fails."""

@@ -1,6 +1,6 @@
 #!lua
 -- KEYS also has s, m and c of the new session.
-local name, new, ttl, operation, max_sessions, max_sessions_per_user = unpack(ARGV, 4, 9)
+local name, new, operation, ttl, max_sessions, max_sessions_per_user = unpack(ARGV, 4, 9)
 local keys = {id = new, s = KEYS[7], m = KEYS[8], c = KEYS[9]}
 local there = find(keys)
 if there and there.operation == operation then return stored(there) end
