@@ -48,7 +48,7 @@ async def sqlite(folder: Path, **options: Any) -> AsyncGenerator[SessionStore]:
 def stores_on(name: str, folder: Path, **options: Any) -> Stores:
     """All stores on the server of that name, in a place of its own for each folder."""
     place = f"t{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:24]}"
-    return open_stores(_told(name).read_text("utf-8"), **{PLACES[name]: place}, **options)
+    return open_stores(url_of(name), **{PLACES[name]: place}, **options)
 
 
 @asynccontextmanager
@@ -71,6 +71,11 @@ def server(name: str, url: str | None = None) -> Generator[None]:
         told.parent.mkdir(exist_ok=True)
         told.write_text(here, "utf-8")
         yield
+
+
+def url_of(name: str) -> str:
+    """Where the server of that name is."""
+    return _told(name).read_text("utf-8")
 
 
 def _told(name: str) -> Path:

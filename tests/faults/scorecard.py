@@ -47,6 +47,7 @@ SESSIONS = (
     Line("R12", "streams left at every event, in every way", ("any",), words=("tests.reliability.test_streams",)),
     Line("R17", "a service told to end, with SIGTERM, under load", KEPT, "drain", 50),
     Line("R19", "what is stored, with a byte changed", ("memory", "sqlite"), "damage", 10_000),
+    Line("P1", "one user's sessions among 100,000", ("redis", "postgres"), "crowd", 100_000),
     Line("S3", "owners with names that look alike", EACH, "isolation", 5_000),
     Line("S4", "hostile records", EACH, "foreign", 1),
 )

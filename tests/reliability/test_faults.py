@@ -5,6 +5,7 @@ import time
 import anyio
 import pytest
 from tests.faults.cancel import cancel
+from tests.faults.crowd import LOOKS, crowd
 from tests.faults.drain import drain
 from tests.faults.fence import fence
 from tests.faults.figures import SOAK, Figure, Program, kept
@@ -85,6 +86,12 @@ def test_a_service_that_is_told_to_end_leaves_every_run_ended_or_resumable(store
 @every
 def test_at_the_edge_of_a_quota_no_run_too_many_is_let_in_and_none_too_few(store: str) -> None:
     made(limits, store, few=2, full=100)
+
+
+@pytest.mark.parametrize("store", LOOKS, indirect=True)
+def test_one_users_sessions_cost_the_same_among_many(store: str) -> None:
+    figure = kept(anyio.run(crowd, store, 100_000 if SOAK else 500, SEED))
+    assert figure.met, str(figure)
 
 
 @every

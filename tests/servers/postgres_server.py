@@ -45,6 +45,8 @@ class PostgresProgram(Program):
             f"unix_socket_directories={self.folder}",
             "-c",
             "max_connections=200",
+            "-c",
+            "shared_preload_libraries=pg_stat_statements",
         )
         return _as_postgres((_program("postgres"), "-D", str(self.folder / "data"), "-p", str(self.port), *options))
 
