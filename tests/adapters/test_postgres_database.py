@@ -33,6 +33,7 @@ from agent_runtime import (
 from agent_runtime.ids import new_id
 from agent_runtime_adapters.postgres import PostgresDatabase, PostgresSessionStore
 
+SECRET = "geheim"
 ROOT = Path(__file__).parents[2]
 OWNER = Owner(tenant_id="acme", user_id="ann")
 FIELDS = SessionFields(agent_id="a", data=b"{}")
@@ -178,11 +179,11 @@ async def test_a_database_and_a_user_that_are_not_there_are_told_without_the_ser
     opened: Callable[..., PostgresDatabase], postgres_url: str
 ) -> None:
     place = urlsplit(postgres_url).netloc.rpartition("@")[2]
-    for url in (f"postgresql://postgres:geheim@{place}/nowhere", f"postgresql://nobody:geheim@{place}/postgres"):
+    for url in (f"postgresql://postgres:{SECRET}@{place}/nowhere", f"postgresql://nobody:{SECRET}@{place}/postgres"):
         with pytest.raises(ConfigurationError) as caught:
             await use(opened(url=url))
         assert place in str(caught.value)
-        assert not any(word in str(caught.value) for word in ("geheim", "nobody", "nowhere", "FATAL"))
+        assert not any(word in str(caught.value) for word in (SECRET, "nobody", "nowhere", "FATAL"))
 
 
 async def test_a_port_that_nobody_listens_on_is_an_outage(opened: Callable[..., PostgresDatabase]) -> None:
@@ -194,16 +195,16 @@ async def test_a_port_that_nobody_listens_on_is_an_outage(opened: Callable[..., 
     "url",
     [
         "mysql://localhost/db",
-        "postgresql://ann:gehe/im@localhost/db",
-        "postgresql://ann:gehe?im@localhost/db",
-        "postgresql://ann:gehe#im@localhost/db",
-        "postgresql://ann:gehe im@local host/db",
+        f"postgresql://ann:{SECRET}/@localhost/db",
+        f"postgresql://ann:{SECRET}?@localhost/db",
+        f"postgresql://ann:{SECRET}#@localhost/db",
+        f"postgresql://ann:{SECRET}@local host/db",
     ],
 )
 def test_a_url_that_is_none_is_refused_without_its_password(url: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         PostgresDatabase(url)
-    assert "gehe" not in str(caught.value)
+    assert SECRET not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -267,7 +268,7 @@ async def test_what_the_server_says_is_told_in_our_words(
     with pytest.raises(AgentRuntimeError) as caught:
         await shared.call("fails", state, 2)
     assert (type(caught.value), caught.value.retryable) == (kind, retryable)
-    assert "geheim" not in str(caught.value)
+    assert SECRET not in str(caught.value)
     assert isinstance(caught.value.__cause__, asyncpg.PostgresError)
 
 

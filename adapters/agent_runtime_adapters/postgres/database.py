@@ -38,7 +38,7 @@ class PostgresDatabase(StoreServer[Connections]):
     looks whether the server is fit, and makes or upgrades the schema, safely from many processes at once.
 
     Args:
-        url: `postgresql://user:password@host:port/database?sslmode=…`, with several hosts if `target_session_attrs` says
+        url: `postgresql://{user}:{password}@host:port/database?sslmode=…`, with several hosts if `target_session_attrs` says
             which of them is meant. Signs such as `@`, `/` and `?` in a user or password are percent-encoded.
         schema: Where the tables and functions are: lower-case letters, digits and `_`. Nothing else may be in it.
         timeout: Seconds for each call, half of which may go by until a connection is free.
@@ -166,7 +166,7 @@ def _place(url: str) -> str:
     misplaced = parts is None or "@" in parts.path + parts.fragment or ("@" in parts.query and not parts.path)
     if misplaced or not _PLACE.fullmatch(place):
         raise ConfigurationError(
-            "a PostgreSQL URL is postgresql://user:password@host:port/database, with the signs in user and password"
+            "a PostgreSQL URL is postgresql://{user}:{password}@host:port/database, with the signs in user and password"
             " percent-encoded"
         )
     return place or "its default place"

@@ -21,7 +21,7 @@ def open_postgres(
     log_bounds: LogBounds | None = None,
     **options: Unpack[DatabaseOptions],
 ) -> Stores:
-    """The stores at `postgresql://user:password@host:port/database`; more options are `PostgresDatabase`'s.
+    """The stores at `postgresql://{user}:{password}@host:port/database`; more options are `PostgresDatabase`'s.
 
     `namespace` is a `schema` that is erased.
     """
