@@ -11,23 +11,40 @@ from typing import Any
 from bson import ObjectId
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
-from agent_runtime import ExpiredSession
-from agent_runtime_adapters.mongodb.database import Collections, Document
+from agent_runtime import ExpiredSession, OutcomeUnknown, StoreUnavailable
+from agent_runtime_adapters.mongodb.database import Collections, Document, MongoDatabase
 from agent_runtime_adapters.mongodb.documents import owner_of
 from agent_runtime_adapters.mongodb.moments import Moments, pause
 from agent_runtime_adapters.mongodb.owners import remove_parts
 
+_AT_ONCE = 1_000
+_IN_ONE_CALL = 200
 _ABANDONED = 60.0  # seconds
 _CLAIMS = {"_id": "expired"}
 _TOLD = {"owner": 1, "session_id": 1, "agent_id": 1, "message_count": 1, "checkpoints": 1, "runs_begun": 1}
 
 
-async def expire(collections: Collections, moments: Moments, limit: int) -> Sequence[ExpiredSession]:
-    """At most `limit` of them."""
+async def expire(server: MongoDatabase, moments: Moments) -> Sequence[ExpiredSession]:
+    """In several calls, so that each ends within the timeout. What is removed before one fails is told of."""
+    told: list[ExpiredSession] = []
+    while len(told) < _AT_ONCE:
+        try:
+            some = await server.do(lambda found: _some(found, moments))
+        except (StoreUnavailable, OutcomeUnknown):
+            if not told:
+                raise
+            break
+        told += some
+        if len(some) < _IN_ONE_CALL:
+            break
+    return told
+
+
+async def _some(collections: Collections, moments: Moments) -> Sequence[ExpiredSession]:
     async with moments.turn("expired"):
         now = await moments.now(collections)
         claim = str(ObjectId())
-        mine = await _claimed(collections, now, claim, limit)
+        mine = await _claimed(collections, now, claim)
         if not mine:
             return ()
         await collections["sessions"].delete_many({"_id": {"$in": list(mine)}, "expires_at": {"$lte": now}})
@@ -44,14 +61,14 @@ async def expire(collections: Collections, moments: Moments, limit: int) -> Sequ
     ]
 
 
-async def _claimed(collections: Collections, now: float, claim: str, limit: int) -> dict[str, Document]:
+async def _claimed(collections: Collections, now: float, claim: str) -> dict[str, Document]:
     """Some that nobody else has claimed, by their id."""
     attempt = 0
     while True:
         revision, others = await _claims(collections, now)
         taken = [session for other in others for session in other["sessions"]]
         which: Document = {"expires_at": {"$lte": now}, **({"_id": {"$nin": taken}} if taken else {})}
-        found = await collections["sessions"].find(which, _TOLD).limit(limit).to_list()
+        found = await collections["sessions"].find(which, _TOLD).limit(_IN_ONE_CALL).to_list()
         mine = {document["_id"]: document for document in found}
         if not mine:
             return mine

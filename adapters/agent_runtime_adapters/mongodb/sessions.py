@@ -20,7 +20,6 @@ from agent_runtime import (
     StoredLease,
     StoredRun,
     StoredSession,
-    StoreUnavailable,
 )
 from agent_runtime_adapters.mongodb.beginnings import Beginning, create, fork
 from agent_runtime_adapters.mongodb.database import Clock, Collections, DatabaseOptions, MongoDatabase, MongoStore
@@ -38,9 +37,6 @@ from agent_runtime_adapters.mongodb.parts import (
 )
 
 T = TypeVar("T")
-
-_EXPIRE_AT_ONCE = 1_000
-_EXPIRE_IN_ONE_CALL = 200  # so that each ends within the timeout
 
 
 class MongoSessionStore(MongoStore):
@@ -138,18 +134,7 @@ class MongoSessionStore(MongoStore):
         return await self.server.do(call, repeatable=True)
 
     async def expire(self) -> Sequence[ExpiredSession]:
-        told: list[ExpiredSession] = []
-        while len(told) < _EXPIRE_AT_ONCE:
-            try:
-                some = await self.server.do(lambda found: expire(found, self._moments, _EXPIRE_IN_ONE_CALL))
-            except StoreUnavailable:
-                if not told:
-                    raise
-                break  # those that are removed are told of; the next call meets the outage
-            told += some
-            if len(some) < _EXPIRE_IN_ONE_CALL:
-                break
-        return told
+        return await expire(self.server, self._moments)
 
     # Messages
 
