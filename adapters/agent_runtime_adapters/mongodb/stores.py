@@ -2,7 +2,7 @@
 
 from typing_extensions import Unpack
 
-from agent_runtime import Stores
+from agent_runtime import ConfigurationError, LogBounds, Stores
 from agent_runtime_adapters.mongodb.database import Clock, DatabaseOptions, MongoDatabase
 from agent_runtime_adapters.mongodb.event_logs import MongoEventLog
 from agent_runtime_adapters.mongodb.key_values import MongoKeyValueStore
@@ -10,18 +10,36 @@ from agent_runtime_adapters.mongodb.rate_limits import MongoRateLimitStore
 from agent_runtime_adapters.mongodb.sessions import MongoSessionStore
 
 
-def open_mongodb(url: str, *, clock: Clock | None = None, **options: Unpack[DatabaseOptions]) -> Stores:
+def open_mongodb(
+    url: str,
+    *,
+    namespace: str | None = None,
+    clock: Clock | None = None,
+    log_bounds: LogBounds | None = None,
+    **options: Unpack[DatabaseOptions],
+) -> Stores:
     """The stores at `mongodb://host:port/database` or `mongodb+srv://host/database`; options are `MongoDatabase`'s.
 
-    `clock` gives Unix seconds in the place of the server's own time. Raises `ConfigurationError` for a URL or an option
-    that it does not take.
+    `namespace` is a `database` that is erased. `clock` gives Unix seconds in the place of the server's own time. Raises
+    `ConfigurationError` for a URL or an option that it does not take, and for a `namespace` where the URL names a database.
     """
+    if namespace is not None:
+        options["database"] = namespace
     database = MongoDatabase(url, **options)
+    if namespace not in (None, database.database):
+        raise ConfigurationError(
+            f"namespace={namespace!r} is a database, and the URL names another: leave one of them out"
+        )
+
+    async def erase() -> None:
+        await database.do(lambda at: at.client.drop_database(at), repeatable=True)
+
     return Stores(
         database.name,
         sessions=MongoSessionStore(database, clock=clock),
         key_values=MongoKeyValueStore(database, clock=clock),
         rate_limits=MongoRateLimitStore(database, clock=clock),
-        event_log=MongoEventLog(database, clock=clock),
+        event_log=MongoEventLog(database, clock=clock, bounds=log_bounds),
         shared=database,
+        erase=None if namespace is None else erase,
     )
