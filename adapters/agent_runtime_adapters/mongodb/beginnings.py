@@ -33,6 +33,7 @@ from agent_runtime_adapters.mongodb.owners import remove_parts
 from agent_runtime_adapters.mongodb.parts import batches, find_checkpoint
 
 _FENCES = 1 << 32  # that a session may give before those of the next one under its name begin
+_LARGEST = 8 << 20  # bytes of messages in a document, which may have 16 MB with what belongs to it
 
 
 class Beginning:
@@ -139,14 +140,22 @@ class Beginning:
 
 async def create(beginning: Beginning, fields: SessionFields, content: SessionContent) -> StoredSession | Refusal:
     document, now = await beginning.document(fields)
-    parts: list[Part] = []
-    if content.messages is not None and content.messages.messages:
-        parts.append(document.batch(content.messages.data, len(content.messages.messages)))
+    said = () if content.messages is None or not content.messages.messages else _in_parts(content.messages)
+    parts = [document.batch(batch.data, len(batch.messages)) for batch in said]
     parts += [
         document.checkpoint(checkpoint.checkpoint_id, checkpoint.data, checkpoint.message_count, now)
         for checkpoint in content.checkpoints
     ]
     return await beginning.begin(document, parts, now)
+
+
+def _in_parts(batch: MessageBatch) -> Sequence[MessageBatch]:
+    """A conversation in batches of which each is a document; it is one, unless it comes from another store and is very long."""
+    if len(batch.payload) <= _LARGEST or len(batch.messages) == 1:
+        return (batch,)
+    half = len(batch.messages) // 2
+    halves = (MessageBatch.of(messages) for messages in (batch.messages[:half], batch.messages[half:]))
+    return [part for each in halves for part in _in_parts(each)]
 
 
 async def fork(beginning: Beginning, session_id: str, checkpoint_id: str) -> StoredSession | Refusal:
