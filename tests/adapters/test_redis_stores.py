@@ -147,13 +147,21 @@ async def test_what_has_expired_takes_no_room_though_nobody_asks_for_it(redis_ur
     values, limits = RedisKeyValueStore(stores.server), RedisRateLimitStore(stores.server)
     logs = RedisEventLog(stores.server)
     for n in range(5):
-        await values.set(OWNER, f"k{n}", b"", ttl=0.1)
-        await limits.take([Charge(key=(f"u{n}",), limit=RateLimit(rate=5, period=0.5, burst=5))])
-        await logs.append(OWNER, f"s{n}", [b"a"], expected=0, ttl=0.1, operation="o")
+        await values.set(OWNER, f"k{n}", b"", ttl=0.6)
+        await limits.take([Charge(key=(f"u{n}",), limit=RateLimit(rate=5, period=3, burst=5))])
+        await logs.append(OWNER, f"s{n}", [b"a"], expected=0, ttl=0.6, operation="o")
     assert len(await stores.keys()) == 5 + 1 + 1 + 5 + 5 + 5 + 1
-    await anyio.sleep(0.15)
+    await anyio.sleep(0.65)
     assert [key.rpartition(b"}")[2] for key in await stores.keys()] == [b"kn"]
     await stores.aclose()
+
+
+async def test_what_expires_is_gone_at_that_very_moment(stores: Stores) -> None:
+    stores.now += 60
+    assert await stores.values.get(OWNER, "k") is None
+    assert await stores.values.delete(OWNER, "k") is False
+    assert await stores.logs.read(OWNER, "s") is None
+    assert await stores.values.delete_all(OWNER) == await stores.logs.delete_all(OWNER) == 0
 
 
 async def test_every_key_but_the_count_of_versions_expires(stores: Stores) -> None:
@@ -231,16 +239,24 @@ async def test_a_clock_that_steps_back_delays_no_longer_than_a_burst_takes(store
     assert (await stores.limits.take([CHARGE])).allowed
 
 
-def numbers(taken: Taken) -> list[float]:
-    return [number for allowance in taken.allowances for number in msgspec.structs.astuple(allowance)]
-
-
+# Slow ones, for Redis drops a cell when by its own clock the burst is whole again, and that clock goes on here.
 _any_limits = st.builds(
-    RateLimit, rate=st.floats(0.1, 1e6), period=st.floats(0.1, 1e5), burst=st.sampled_from([0.3, 1.0, 7.0, 1e6])
+    RateLimit, rate=st.floats(0.1, 1), period=st.floats(1e5, 1e6), burst=st.sampled_from([0.3, 1.0, 7.0, 1e6])
 )
-_any_steps = st.tuples(
-    st.sampled_from(["take", "peek", "settle"]), st.floats(0, 10), st.lists(st.floats(0, 1), min_size=3, max_size=3)
-)
+_any_parts = st.lists(st.just(0.0) | st.floats(0.01, 1), min_size=3, max_size=3)
+_any_steps = st.tuples(st.sampled_from(["take", "peek", "settle"]), st.floats(0, 1e6), _any_parts)
+
+
+def told(taken: Taken) -> list[tuple[Any, Any, Any]]:
+    """The allowances, as another counting would tell them."""
+    return [
+        (
+            pytest.approx(allowance.remaining, rel=1e-9, abs=1e-6),
+            pytest.approx(allowance.retry_after, rel=1e-9, abs=0.1),
+            pytest.approx(allowance.reset_after, rel=1e-9, abs=0.1),
+        )
+        for allowance in taken.allowances
+    ]
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -263,7 +279,7 @@ async def test_what_is_counted_is_what_memory_counts(
             wanted = await (memory.take(charges) if operation == "take" else memory.peek(charges))
             found = await (stores.limits.take(charges) if operation == "take" else stores.limits.peek(charges))
             assert found.allowed == wanted.allowed
-            assert numbers(found) == pytest.approx(numbers(wanted), rel=1e-12, abs=1e-9)
+            assert [msgspec.structs.astuple(allowance) for allowance in found.allowances] == told(wanted)
 
 
 async def test_limits_are_exact_across_connections(stores: Stores) -> None:
