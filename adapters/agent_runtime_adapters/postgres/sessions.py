@@ -272,12 +272,13 @@ def _messages(rows: Rows, last: int | None) -> Sequence[Message]:
     count, start, _, _ = rows[0]
     if start is None:
         start, rows = 0, ()
+    begin = 0 if last is None else max(0, count - last)
     messages: list[Message] = []
     for _, first, size, data in rows:
         batch = MessageBatch.stored(data)
         if first != start + len(messages) or size > len(batch):
             raise CorruptRecord("a conversation is damaged: a part is missing, or is not what it was")
         messages += batch if size == len(batch) else batch[:size]
-    if start + len(messages) != count:
+    if start > begin or start + len(messages) != count:
         raise CorruptRecord("a conversation is damaged: it is shorter or longer than it was")
-    return messages if last is None else messages[max(0, count - last) - start :]
+    return messages[begin - start :]
