@@ -193,17 +193,13 @@ class Pipelines:
 
     def _close(self, calls: Iterable[Call]) -> None:
         for call in calls:
-            call.fail(
-                self._server.in_doubt(
-                    "was closed before it answered", writes=call.writes and (call.is_sent or call.is_lost)
-                )
-            )
+            may_be_done = call.writes and (call.is_sent or call.is_lost)
+            call.fail(self._server.in_doubt("was closed before it answered", writes=may_be_done))
 
     def _ours(self, call: Call, error: Exception) -> Exception:
-        if isinstance(error, AgentRuntimeError):
-            ours: AgentRuntimeError | None = type(error)(
-                str(error), retryable=error.retryable
-            )  # others may get the same
+        ours: AgentRuntimeError | None
+        if isinstance(error, AgentRuntimeError):  # which others may be given as well
+            ours = type(error)(str(error), retryable=error.retryable)
         else:
             ours = self._server.translated(error)
         if isinstance(ours, OutcomeUnknown) and not (call.is_sent and call.writes):
