@@ -2,7 +2,7 @@
 
 import pytest
 
-BACKENDS = ("memory", "sqlite", "redis", "postgres")
+BACKENDS = ("memory", "sqlite", "redis", "postgres", "mongodb")
 
 
 def url_of(backend: str, folders: pytest.TempPathFactory, request: pytest.FixtureRequest) -> str:

@@ -24,7 +24,7 @@ from langgraph.checkpoint.conformance.report import CapabilityReport  # pyright:
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.serde.types import INTERRUPT, RESUME
 from langgraph.graph import END, START, MessagesState, StateGraph  # pyright: ignore[reportMissingTypeStubs]  # typed, but not marked so
-from langgraph.types import Command, interrupt
+from langgraph.types import Command, Send, interrupt
 from tests.adapters.backends import BACKENDS, url_of
 from tests.stores.failing import FailingStore
 
@@ -204,6 +204,35 @@ async def test_a_graph_in_a_graph_waits_and_goes_on(stateful: bool) -> None:
         result = await nested(saver, asked, stateful=stateful).ainvoke(Command(resume=turn), at())
         assert result["done"][-1] == f"inner {turn}"
     assert asked == ["one", "two"]
+
+
+@pytest.mark.parametrize("durability", ["sync", "async", "exit"])
+async def test_forty_graphs_at_once_wait_for_one_of_them(durability: str, owner: Owner, tmp_path: Path) -> None:
+    class Numbered(Trail):
+        number: int
+
+    async def work(state: Numbered) -> Trail:
+        if state["number"] == 7:
+            interrupt("seven?")
+        await anyio.sleep(0.001 * (state["number"] % 3))
+        return {"done": [str(state["number"])]}
+
+    def each(state: Trail) -> list[Send]:
+        return [Send("sub", {"number": number, "done": []}) for number in range(40)]
+
+    inner: Any = StateGraph(Numbered)
+    inner.add_node("work", work)
+    inner.add_edge(START, "work")
+    outer: Any = StateGraph(Trail)
+    outer.add_node("sub", inner.compile())
+    outer.add_conditional_edges(START, each, ["sub"])
+    async with SQLiteSessionStore(tmp_path / "agent.db", synchronous="NORMAL") as store:
+        graph = outer.compile(checkpointer=in_memory(store, owner=owner))
+        waiting = await graph.ainvoke({"done": []}, at(), durability=durability)
+        assert [asked.value for asked in waiting["__interrupt__"]] == ["seven?"]
+        result = await graph.ainvoke(Command(resume=True), at(), durability=durability)
+        assert sorted(result["done"], key=int) == [str(number) for number in range(40)]
+        assert (await graph.aget_state(at())).next == ()
 
 
 async def test_time_travel_branches_off() -> None:
@@ -495,17 +524,18 @@ async def test_writes_of_many_tasks_at_once_are_all_there(stores: Stores, owner:
 
 
 async def test_the_first_write_counts_and_the_last_answer() -> None:
-    saver = in_memory()
-    config = await put(saver, at())
-    for answer in ("one", "two", "one"):
+    store = MemorySessionStore()
+    config = await put(in_memory(store), at())
+    for answer in ("one", "two", "three", "two"):  # each from another process
+        saver = in_memory(store)
         await saver.aput_writes(config, [("x", answer), (RESUME, answer), (INTERRUPT, answer)], "b", "~p, 2")
-    await saver.aput_writes(config, [("x", "first in path")], "z", "~p, 1")
-    found = await saver.aget_tuple(at())
+    await in_memory(store).aput_writes(config, [("x", "first in path")], "z", "~p, 1")
+    found = await in_memory(store).aget_tuple(at())
     assert found is not None
     assert found.pending_writes == [
         ("z", "x", "first in path"),
-        ("b", RESUME, "one"),
-        ("b", INTERRUPT, "one"),
+        ("b", RESUME, "two"),
+        ("b", INTERRUPT, "two"),
         ("b", "x", "one"),
     ]
 
@@ -745,6 +775,30 @@ async def test_pruning_keeps_what_a_delta_channel_is_made_from() -> None:
         await saver.aprune(["t1"])
         assert (await compiled.aget_state(at())).values == before
         assert len(await ids(saver)) <= 6 + 1  # as many as there are from one snapshot to the next
+
+
+async def test_pruning_that_is_cancelled_leaves_the_newest_and_nothing_of_what_is_gone(tmp_path: Path) -> None:
+    async with SQLiteSessionStore(tmp_path / "agent.db", synchronous="NORMAL") as store:
+        saver, sessions = in_memory(store), SessionManager(store)
+        stored: list[str] = []
+
+        async def prepare() -> None:
+            await saver.adelete_thread("t1")
+            config = at()
+            for step in range(4):
+                config = await put(saver, config, step=step)
+                await saver.aput_writes(config, [("x", step)], "task")
+            stored[:] = await ids(saver)
+
+        async def check(trial: Trial) -> None:
+            left = await ids(saver)
+            assert left == stored[: len(left)] and left
+            assert len(await sessions.list_checkpoints("lg-t1", owner=ANN)) == 2 * len(left)
+            await prepare()
+
+        await prepare()
+        trials = await inject(lambda: saver.aprune(["t1"]), check)
+        assert len(trials) > 4
 
 
 async def test_a_copy_goes_its_own_way() -> None:

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import msgspec
 
 from agent_runtime import Checkpoint, Owner, SessionConflict, SessionManager
@@ -109,7 +110,8 @@ class Threads:
         await self._sessions.delete(session_name(thread_id), owner=owner)
 
     async def remove(self, place: Place, name: str, writes: Iterable[Checkpoint]) -> None:
-        """Remove a checkpoint and then its writes, each a step; a cancellation waits until it is done."""
+        """Remove a checkpoint and then its writes, each a step; once begun, a cancellation waits until it is done."""
+        await anyio.lowlevel.checkpoint_if_cancelled()
         with anyio.CancelScope(shield=True):  # each call has the store's time limit
             for each in (name, *(stored.checkpoint_id for stored in writes)):
                 await self._sessions.delete_checkpoint(place.session_id, each, owner=place.owner)
