@@ -229,6 +229,15 @@ async def test_a_charge_that_is_refused_is_not_written(stores: Stores) -> None:
 # Arithmetic
 
 
+async def test_a_charge_that_is_given_back_as_a_whole_leaves_nothing(stores: Stores) -> None:
+    whole, nothing = (Charge(key=CHARGE.key, limit=CHARGE.limit, cost=cost) for cost in (5, 0))
+    await stores.limits.settle([Settlement(charge=CHARGE, used=0)])
+    assert await stores.keys("rl") == []
+    assert (await stores.limits.take([whole])).allowed
+    await stores.limits.settle([Settlement(charge=whole, used=0)] * 2)
+    assert (await stores.limits.peek([nothing])).allowances[0].remaining == 5
+
+
 async def test_a_clock_that_steps_back_delays_no_longer_than_a_burst_takes(stores: Stores) -> None:
     while (await stores.limits.take([CHARGE])).allowed:
         pass

@@ -4,6 +4,6 @@
 for place, key in ipairs(KEYS) do
   local rate, period, used, cost = struct.unpack('>dddd', ARGV[2], (place - 1) * 32 + 1)
   local level = drained(redis.call('GET', key), rate, period)
-  store(key, math.max(0, level + used - cost), rate, period)
+  store(key, level + used - cost, rate, period)
 end
 return 1
