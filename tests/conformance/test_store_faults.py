@@ -2,12 +2,13 @@
 
 from collections.abc import Generator
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import pytest
 from tests.stores.served import HOST, Client, ModelServer, at_work, model_server
 
-from agent_runtime import Stores
-from agent_runtime.testing import ServerFault, StoreFaultsContract
+from agent_runtime import Stores, open_stores
+from agent_runtime.testing import ServerFault, StoreFaultsContract, StoreSharingContract
 
 
 @pytest.fixture(scope="module")
@@ -17,8 +18,9 @@ def anyio_backend() -> str:
 
 
 class TestModelServer(StoreFaultsContract):
-    timeout = 0.2
-    slack = 0.2
+    timeout = 0.5
+    slack = 1.0
+    recovery = 3.0
 
     @pytest.fixture(autouse=True)
     def server(self) -> Generator[ModelServer]:
@@ -35,3 +37,12 @@ class TestModelServer(StoreFaultsContract):
 
     def at_work(self, cause: ServerFault) -> AbstractContextManager[object]:
         return at_work(self._server, cause)
+
+
+class TestSQLite(StoreSharingContract):
+    @pytest.fixture(autouse=True)
+    def url(self, tmp_path: Path) -> None:
+        self._url = f"sqlite:///{tmp_path}/stores.db"
+
+    def open(self, address: tuple[str, int] | None = None) -> Stores:
+        return open_stores(self._url, synchronous="NORMAL")

@@ -258,3 +258,10 @@ class OverwritesTheLog(Client):
             question.options["expected"] = 0
             return await super().call(Question("event_log", "append", question.args, question.options))
         return given
+
+
+class NeverFindsTheEnd(Client):
+    """Its logs cannot be gone on with."""
+
+    async def call(self, question: Question) -> object:
+        return Refusal.CHANGED if question.method == "append" else await super().call(question)

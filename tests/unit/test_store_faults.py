@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias, cast
 
 import anyio
 import pytest
@@ -33,6 +33,7 @@ class OfBroken(StoreFaultsContract):
         return at_work(self._server, cause)
 
 
+TIMED = ("stopped", "paused", "opened later", "killed at work", "dropped at work", "black hole", "late")
 OURS = broken_stores.__name__
 FOUND = (AssertionError, AttributeError, StoreUnavailable, OutcomeUnknown, anyio.EndOfStream, ExceptionGroup)
 Promise: TypeAlias = Callable[[OfBroken], Any]
@@ -84,7 +85,7 @@ BROKEN = {
     "WaitsTooLong": "paused, black hole, late",
     "NeverConnectsAgain": "stopped, opened later, killed at work, dropped at work",
     "KeepsOnlyInMemory": "stopped, killed at work",
-    "AcknowledgesEarly": "paused, dropped at work, cut before",
+    "AcknowledgesEarly": "paused, cut before",
     "SaysFailedForInDoubt": "cut after",
     "TriesEverythingAgain": "cut after",
     "AnotherOperationEachTime": "cut after",
@@ -94,12 +95,13 @@ BROKEN = {
     "PassesRefusalsOffAsDone": "read only, full",
     "CannotReadWhatCannotBeWritten": "read only, full",
     "CountsByItself": "stopped, limit",
-    "RemembersWhatItRead": "shared, read only",
+    "RemembersWhatItRead": "shared, increments, read only",
     "ReadsThenWrites": "increments, cut after",
     "AddsWhatItDidNotFind": "added",
     "ForgetsTheFence": "fence",
     "LeasesByItself": "leased",
     "OverwritesTheLog": "log",
+    "NeverFindsTheEnd": "log",
 }
 
 
@@ -124,5 +126,53 @@ def test_every_broken_store_is_found_and_every_promise_is_broken_by_one() -> Non
     ("name", "promise"), [(name, one) for name, all_ in BROKEN.items() for one in all_.split(", ")]
 )
 async def test_a_broken_store_breaks_the_promises_that_it_breaks(server: ModelServer, name: str, promise: str) -> None:
+    contract = OfBroken(server, getattr(broken_stores, name))
+    if promise not in TIMED:
+        contract.timeout = 2.0
     with pytest.raises(FOUND):
-        await PROMISES[promise](OfBroken(server, getattr(broken_stores, name)))
+        await PROMISES[promise](contract)
+
+
+async def test_recovery_is_waited_for_and_not_for_ever(server: ModelServer) -> None:
+    contract = OfBroken(server, Client)
+    errors = [OutcomeUnknown("lost"), StoreUnavailable("gone")]
+
+    async def recovers() -> str:
+        if errors:
+            raise errors.pop()
+        return "back"
+
+    async def never() -> None:
+        raise StoreUnavailable("gone")
+
+    assert await contract.recovered({"it": recovers}) == {"it": "back"}
+    with pytest.RaisesGroup(pytest.RaisesExc(AssertionError, match=r"it still fails 0\.2 s after the fault: gone")):
+        await contract.recovered({"it": never})
+
+
+class Asked:
+    """As much of pytest's `Metafunc` as the contract uses."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.given: list[Any] = []
+
+    def parametrize(self, name: str, values: list[Any]) -> None:
+        assert name == "cause"
+        self.given = values
+
+
+def test_what_is_not_offered_is_not_promised_and_said_so(server: ModelServer) -> None:
+    class Some(OfBroken):
+        not_offered: ClassVar = {ServerFault.READ_ONLY: "it has no replicas", ServerFault.FULL: "it grows"}
+
+    contract = Some(server, Client)
+    outage = Asked(contract.test_an_outage_is_told_as_one_and_ends_with_its_cause)
+    refusal = Asked(contract.test_a_server_that_takes_no_writes_says_so_and_is_read)
+    plain = Asked(contract.test_fifty_increments_through_two_give_fifty)
+    for asked in (outage, refusal, plain):
+        contract.pytest_generate_tests(cast("pytest.Metafunc", asked))
+    assert [given.id for given in outage.given] == ["stopped", "killed", "paused"]
+    [skipped] = refusal.given
+    assert skipped.marks[0].kwargs == {"reason": "read only: it has no replicas; full: it grows"}
+    assert not plain.given
