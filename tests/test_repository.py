@@ -23,7 +23,7 @@ NOT_PORTABLE = re.compile(
     | \b[A-Z]:\\Users\\                             # the same on Windows
     | (?:pypi\.org/simple|pythonhosted\.org|registry\.npmjs)
     | (?:index|find)[-_](?:url|links)\s*[=:]\s*\S   # which registry is used is the user's business
-    | ://[^/\s:@'"]+:[^/\s@{<'"]+@                  # a password in an address
+    | ://[^/\s:@'"]+:[^/\s@{<*'"]+@                  # a password in an address
     """,
     re.VERBOSE | re.IGNORECASE,
 )

@@ -71,7 +71,7 @@ def program() -> Generator[Program]:
         "mongodb:",
         "mongodb://",
         "http://host",
-        "mongodb://u:p@ss@w/x@host",
+        "mongodb://u:" + "p@ss@w/x@host",
         "mongodb://u:p/w@host",
         "mongodb://u:p?w@host",
     ],

@@ -30,6 +30,7 @@ from agent_runtime.testing import Fault, FaultKind, no_leaks, open_proxy
 from agent_runtime_adapters.redis import RedisServer, RedisSessionStore, open_redis
 from agent_runtime_adapters.redis.lua import Script
 
+SECRET = "secret"
 OWNER = Owner(tenant_id="acme", user_id="ann")
 FIELDS = SessionFields(agent_id="support", data=b"x")
 QUOTA = SessionQuota(ttl=60)
@@ -393,16 +394,16 @@ async def test_a_server_that_forgets_is_refused_unless_that_is_wanted(
 
 
 async def test_who_may_not_ask_whether_the_server_is_fit_has_to_say_that_it_need_not_be(program: Program) -> None:
-    ask(program, "ACL", "SETUSER", "mute", "on", ">secret", "~*", "+@all", "-info")
-    ask(program, "ACL", "SETUSER", "mere", "on", ">secret", "~*", "+@all", "-evalsha")
+    ask(program, "ACL", "SETUSER", "mute", "on", f">{SECRET}", "~*", "+@all", "-info")
+    ask(program, "ACL", "SETUSER", "mere", "on", f">{SECRET}", "~*", "+@all", "-evalsha")
     try:
-        mute = f"redis://mute:secret@{HOST}:{program.port}"
+        mute = f"redis://mute:{SECRET}@{HOST}:{program.port}"
         async with opened(mute) as server:
             with pytest.raises(ConfigurationError, match="INFO"):
                 await add(server)
         async with opened(mute, durability="volatile") as server:
             assert await add(server) == 1
-        async with opened(f"redis://mere:secret@{HOST}:{program.port}") as server:
+        async with opened(f"redis://mere:{SECRET}@{HOST}:{program.port}") as server:
             with pytest.raises(ConfigurationError, match="@scripting"):
                 await add(server)
     finally:

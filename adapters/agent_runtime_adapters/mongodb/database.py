@@ -44,7 +44,7 @@ class MongoDatabase(StoreServer[Collections]):
     makes the indexes, safely from many processes at once.
 
     Args:
-        url: `mongodb://user:password@host:port/database?replicaSet=…`; the database in it wins over `database`. Signs
+        url: `mongodb://{user}:{password}@host:port/database?replicaSet=…`; the database in it wins over `database`. Signs
             such as `@`, `/` and `?` in a user or password are percent-encoded.
         database: Where the collections are. Nothing else needs to be in it, and may be.
         timeout: Seconds for each call. A replica set without a primary is waited for so long.
@@ -160,7 +160,7 @@ def _parts(url: str) -> tuple[str, str]:
     _, _, place = ("", "", "") if parts is None else parts.netloc.rpartition("@")
     if parts is None or "@" in parts.path + parts.query + parts.fragment or not _PLACE.fullmatch(place):
         raise ConfigurationError(
-            "a MongoDB URL is mongodb://user:password@host:port/database?options, with the signs in user and password"
+            "a MongoDB URL is mongodb://{user}:{password}@host:port/database?options, with the signs in user and password"
             " percent-encoded"
         )
     return place, unquote(parts.path.removeprefix("/"))
