@@ -51,7 +51,7 @@ _WAITING: Mapping[str, str] = MappingProxyType(
 )
 _REFUSING: Mapping[str, str] = MappingProxyType(
     {
-        "NOPERM": "does not let this user do what stores need: INFO, and the commands of @read, @write and @scripting, on keys"
+        "NOPERM": "does not let this user do what stores need: INFO, TIME, and the commands of @read, @write and @scripting, on keys"
         " that begin with the prefix in braces",
         "WRONGTYPE": "has keys of something else where these stores keep theirs: choose another prefix",
     }
