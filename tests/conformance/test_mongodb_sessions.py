@@ -1,6 +1,6 @@
-"""The MongoDB session store keeps the promises of the contract, with a test's clock, and whatever the deployment is."""
+"""The MongoDB session store keeps the promises of the contract, with a test's clock."""
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 
 import pytest
 from tests.stores.mongodb import emptied
@@ -8,7 +8,7 @@ from tests.stores.mongodb import emptied
 from agent_runtime import SessionStore
 from agent_runtime.ids import new_id
 from agent_runtime.testing import SessionStoreContract
-from agent_runtime_adapters.mongodb import MongoSessionStore
+from agent_runtime_adapters.mongodb import MongoDatabase, MongoSessionStore
 
 DATABASE = f"test-{new_id()}"
 
@@ -19,22 +19,26 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.fixture(scope="module")
+async def database(mongodb_url: str) -> AsyncGenerator[MongoDatabase]:
+    async with MongoDatabase(mongodb_url, database=DATABASE, timeout=30.0) as database:
+        yield database
+
+
 class TestMongoSessionStore(SessionStoreContract):
     @pytest.fixture
-    async def store(self, mongodb_url: str) -> AsyncGenerator[SessionStore]:
+    async def store(self, database: MongoDatabase, mongodb_url: str) -> AsyncGenerator[SessionStore]:
         self.now = 1_000_000.0
-        self.open: Callable[[], MongoSessionStore] = lambda: MongoSessionStore(
-            mongodb_url, database=DATABASE, clock=lambda: self.now
-        )
-        self.last = await emptied(self.open())
-        yield self.last
-        await self.last.aclose()
+        self.url = mongodb_url
+        self.reopened: list[MongoSessionStore] = []
+        yield await emptied(MongoSessionStore(database, clock=lambda: self.now))
+        for store in self.reopened:
+            await store.aclose()
 
     async def advance(self, seconds: float) -> None:
         self.now += seconds
 
     async def reopen(self, store: SessionStore) -> SessionStore:
-        assert store is self.last
-        await self.last.aclose()
-        self.last = self.open()
-        return self.last
+        """Another connection, as of another process."""
+        self.reopened.append(MongoSessionStore(self.url, database=DATABASE, clock=lambda: self.now))
+        return self.reopened[-1]
