@@ -7,7 +7,8 @@ WORKERS ?= 2
 RUN = $(VENV)/bin/python -m
 SOURCES = agent_runtime middleware adapters tests examples benchmarks
 VERSIONS = 3.11 3.12 3.13
-COVERING = unit conformance scenarios security reliability
+CONTRACTS = event_logs event_transports key_value_stores llm_clients middleware rate_limit_stores session_stores store_faults
+COVERING = unit scenarios security reliability $(CONTRACTS:%=conformance/test_%.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo servers test test-all soak lint types docs bench format constraints clean
