@@ -38,11 +38,11 @@ END
 $$;
 
 -- A row for each batch that has to be read, with how long the conversation is; one of NULLs where there is no message, and
--- none without the session.
+-- none without the session. The index has the batches in order: sorted, all of them would be copied once more.
 CREATE FUNCTION agent_runtime.session_messages(
     the_tenant text, the_user text, the_id text, clock double precision, last bigint
 ) RETURNS TABLE (message_count integer, first integer, size integer, data bytea) LANGUAGE plpgsql STABLE
-SET enable_seqscan = off AS $$
+SET enable_seqscan = off SET enable_sort = off AS $$
 #variable_conflict use_column
 DECLARE
     t double precision := agent_runtime.moment(clock);
