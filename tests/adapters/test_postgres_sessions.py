@@ -1,25 +1,35 @@
-"""What is PostgreSQL's own about sessions: its clock, damage, and connections that nobody used for long."""
+"""What is PostgreSQL's own about sessions: its clock, damage, locks, others' functions, and connections of long ago."""
 
 import time
 from collections.abc import AsyncGenerator
 
 import anyio
+import asyncpg
 import pytest
 from tests.stores.postgres import execute
 
 from agent_runtime import (
+    Charge,
     CorruptRecord,
     Message,
     MessageBatch,
     Owner,
+    RateLimit,
     Refusal,
     SessionFields,
     SessionQuota,
+    Settlement,
     StoredSession,
 )
 from agent_runtime.ids import new_id
-from agent_runtime_adapters.postgres import PostgresDatabase, PostgresSessionStore
+from agent_runtime_adapters.postgres import (
+    PostgresDatabase,
+    PostgresEventLog,
+    PostgresRateLimitStore,
+    PostgresSessionStore,
+)
 from agent_runtime_adapters.postgres import connections as postgres_connections
+from agent_runtime_adapters.postgres import database as postgres_database
 
 OWNER = Owner(tenant_id=None, user_id="ann")
 BATCH = MessageBatch.of([Message(role="user", content="hello"), Message(role="assistant", content="good day")])
@@ -35,6 +45,14 @@ def anyio_backend() -> str:
 async def store(postgres_url: str) -> AsyncGenerator[PostgresSessionStore]:
     async with PostgresSessionStore(postgres_url, schema=f"s_{new_id().lower()}") as store:
         yield store
+
+
+@pytest.fixture
+async def connection(postgres_url: str) -> AsyncGenerator[asyncpg.Connection]:
+    """One beside the stores'."""
+    connection = await asyncpg.connect(postgres_url)
+    yield connection
+    await connection.close()
 
 
 async def made(store: PostgresSessionStore, *, ttl: float = 60) -> StoredSession:
@@ -112,3 +130,65 @@ async def test_a_connection_that_nobody_used_for_long_is_made_anew(
         assert second is not first
         assert first.is_closed()
         connections.give(second)
+
+
+async def test_a_fork_and_who_removes_all_do_not_wait_for_each_other(
+    connection: asyncpg.Connection, store: PostgresSessionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_database, "is_undone", lambda _: False)  # a ring would not be hidden
+    now = [1_000.0]
+    fields, owner = SessionFields(agent_id="a", data=b"{}"), Owner(tenant_id=None, user_id=new_id())
+    store = PostgresSessionStore(store.server, clock=lambda: now[0])
+    for session_id, ttl in (("old", 60), ("expired", 1)):
+        await store.create(owner, session_id, fields, SessionQuota(ttl=ttl), operation="o")
+    await store.put_checkpoint(owner, "old", "c", b"x", ttl=60)
+    now[0] += 2
+
+    async def fork() -> None:
+        forked = await store.fork(owner, "old", "c", "expired", SessionQuota(ttl=60), operation="f")
+        assert isinstance(forked, StoredSession)
+
+    async def delete_all() -> None:
+        assert await store.delete_all(owner) == 1
+
+    async with connection.transaction(), anyio.create_task_group() as group:
+        await connection.execute(
+            f"SELECT FROM {store.server.schema}.sessions WHERE user_id = $1 AND session_id = 'expired' FOR UPDATE",
+            owner.user_id,
+        )
+        for number, call in enumerate((fork, delete_all), 1):
+            group.start_soon(call)
+            await until_waiting(connection, number)
+        await connection.execute("COMMIT; BEGIN")
+    assert [session.session_id for session in await store.sessions(owner)] == ["expired"]
+
+
+async def until_waiting(connection: asyncpg.Connection, count: int) -> None:
+    """Until so many wait for a lock, one behind the other."""
+    query = "SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted"
+    with anyio.fail_after(10):
+        while await connection.fetchval(query) < count:  # noqa: ASYNC110 - the server tells nobody
+            await anyio.sleep(0.005)
+
+
+async def test_what_others_have_put_into_the_path_of_the_connection_is_not_called(
+    postgres_url: str, connection: asyncpg.Connection
+) -> None:
+    trap = f"trap_{new_id().lower()}"
+    await connection.execute(TRAP.format(trap))
+    charge = Charge(key=(None, "ann", "k"), limit=RateLimit(rate=1, period=1, burst=5), cost=1)
+    async with PostgresDatabase(f"{postgres_url}?search_path={trap}", schema=f"s_{new_id().lower()}") as database:
+        log, limits = PostgresEventLog(database), PostgresRateLimitStore(database)
+        assert await log.append(OWNER, "s", [b"secret"], expected=0, ttl=60, operation="o") == 1
+        assert (await limits.take([charge])).allowed
+        assert (await limits.peek([charge])).allowed
+        await limits.settle([Settlement(charge=charge, used=1)])
+
+
+# A function for exactly the types of a call is preferred to PostgreSQL's own, which takes any.
+TRAP = """
+CREATE SCHEMA {0};
+CREATE FUNCTION {0}.unnest(bytea[]) RETURNS SETOF bytea LANGUAGE plpgsql AS $$ BEGIN RAISE 'trapped'; END $$;
+CREATE FUNCTION {0}.unnest(double precision[]) RETURNS SETOF double precision LANGUAGE plpgsql
+AS $$ BEGIN RAISE 'trapped'; END $$
+"""

@@ -25,7 +25,8 @@ CREATE TABLE agent_runtime.events (
 );
 
 -- The events of a log go with it, however it goes.
-CREATE FUNCTION agent_runtime.event_log_deleted() RETURNS trigger LANGUAGE plpgsql SET enable_seqscan = off AS $$
+CREATE FUNCTION agent_runtime.event_log_deleted() RETURNS trigger LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 BEGIN
     DELETE FROM agent_runtime.events WHERE log = old.id;
     RETURN NULL;
@@ -36,7 +37,7 @@ CREATE TRIGGER event_log_deleted AFTER DELETE ON agent_runtime.event_logs
     FOR EACH ROW EXECUTE FUNCTION agent_runtime.event_log_deleted();
 
 CREATE FUNCTION agent_runtime.event_logs_free(t double precision) RETURNS void LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 BEGIN
     DELETE FROM agent_runtime.event_logs WHERE id = ANY (ARRAY(
         SELECT id FROM agent_runtime.event_logs WHERE expires_at <= t LIMIT 10 FOR UPDATE SKIP LOCKED
@@ -46,7 +47,7 @@ $$;
 
 -- Drop the oldest events until the others are within the bounds; the log as it is then.
 CREATE FUNCTION agent_runtime.event_log_bounded(l agent_runtime.event_logs, max_events bigint, max_bytes bigint)
-RETURNS agent_runtime.event_logs LANGUAGE plpgsql SET enable_seqscan = off AS $$
+RETURNS agent_runtime.event_logs LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     dropped bigint;
 BEGIN
@@ -68,7 +69,7 @@ CREATE FUNCTION agent_runtime.event_log_append(
     the_tenant text, the_user text, the_stream text, clock double precision, added bytea[], skipped bigint, expected bigint,
     ttl double precision, the_operation text, closes boolean, max_events bigint, max_bytes bigint,
     OUT answer bigint, OUT refusal text
-) LANGUAGE plpgsql SET enable_seqscan = off AS $$
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     t double precision := agent_runtime.moment(clock);
     l agent_runtime.event_logs;
@@ -115,7 +116,7 @@ $$;
 CREATE FUNCTION agent_runtime.event_log_read(
     the_tenant text, the_user text, the_stream text, clock double precision, seen bigint, most bigint
 ) RETURNS TABLE (found_first bigint, found_last bigint, found_closed boolean, found bytea[]) LANGUAGE plpgsql STABLE
-SET enable_seqscan = off AS $$
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     t double precision := agent_runtime.moment(clock);
 BEGIN
@@ -130,7 +131,7 @@ $$;
 -- One log, or all of the owner's; how many there were. What had expired goes with them, and is not counted.
 CREATE FUNCTION agent_runtime.event_log_delete(
     the_tenant text, the_user text, the_stream text, clock double precision
-) RETURNS bigint LANGUAGE plpgsql SET enable_seqscan = off AS $$
+) RETURNS bigint LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     t double precision := agent_runtime.moment(clock);
     gone bigint[];

@@ -20,7 +20,7 @@ CREATE SEQUENCE agent_runtime.key_value_versions;
 
 CREATE FUNCTION agent_runtime.key_value_get(the_tenant text, the_user text, the_key bytea, clock double precision)
 RETURNS TABLE (found_value bytea, found_version bigint, found_expires_at double precision) LANGUAGE plpgsql STABLE
-SET enable_seqscan = off AS $$
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     t double precision := agent_runtime.moment(clock);
 BEGIN
@@ -30,7 +30,7 @@ END
 $$;
 
 CREATE FUNCTION agent_runtime.key_values_free(t double precision) RETURNS void LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 BEGIN
     DELETE FROM agent_runtime.key_values WHERE ctid = ANY (ARRAY(
         SELECT ctid FROM agent_runtime.key_values WHERE expires_at <= t LIMIT 100 FOR UPDATE SKIP LOCKED
@@ -40,7 +40,7 @@ $$;
 
 CREATE FUNCTION agent_runtime.key_value_set(
     the_tenant text, the_user text, the_key bytea, clock double precision, the_value bytea, ttl double precision
-) RETURNS bigint LANGUAGE plpgsql SET enable_seqscan = off AS $$
+) RETURNS bigint LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     t double precision := agent_runtime.moment(clock);
     answer bigint;
@@ -59,7 +59,7 @@ $$;
 CREATE FUNCTION agent_runtime.key_value_add(
     the_tenant text, the_user text, the_key bytea, clock double precision, the_value bytea, ttl double precision,
     the_operation bytea, OUT answer bigint, OUT refusal text
-) LANGUAGE plpgsql SET enable_seqscan = off AS $$
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     t double precision;
     known bytea;
@@ -94,7 +94,7 @@ $$;
 CREATE FUNCTION agent_runtime.key_value_replace(
     the_tenant text, the_user text, the_key bytea, clock double precision, the_value bytea, ttl double precision,
     the_operation bytea, expected bigint, OUT answer bigint, OUT refusal text
-) LANGUAGE plpgsql SET enable_seqscan = off AS $$
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     t double precision := agent_runtime.moment(clock);
     known bytea;
@@ -121,7 +121,7 @@ $$;
 
 CREATE FUNCTION agent_runtime.key_value_delete(
     the_tenant text, the_user text, the_key bytea, clock double precision, expected bigint
-) RETURNS boolean LANGUAGE plpgsql SET enable_seqscan = off AS $$
+) RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     t double precision := agent_runtime.moment(clock);
 BEGIN
@@ -134,7 +134,7 @@ $$;
 
 -- What had expired goes with it, and is not counted.
 CREATE FUNCTION agent_runtime.key_value_delete_all(the_tenant text, the_user text, clock double precision)
-RETURNS bigint LANGUAGE plpgsql SET enable_seqscan = off AS $$
+RETURNS bigint LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     t double precision := agent_runtime.moment(clock);
     answer bigint;

@@ -31,7 +31,7 @@ $$;
 CREATE FUNCTION agent_runtime.rate_levels(
     keys bytea[], costs double precision[], speeds double precision[], ceilings double precision[], t double precision,
     OUT levels double precision[], OUT fit boolean, OUT ahead boolean
-) LANGUAGE plpgsql SET enable_seqscan = off AS $$
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 BEGIN
     SELECT array_agg(now.level ORDER BY place), bool_and(now.level + cost <= ceiling), bool_or(cell.at > t)
       INTO levels, fit, ahead
@@ -45,7 +45,7 @@ $$;
 
 -- Have the cells of the keys, new ones where there are none. In one order, so that no two wait for each other in a ring.
 CREATE FUNCTION agent_runtime.rate_locked(keys bytea[], t double precision) RETURNS void LANGUAGE plpgsql
-SET enable_seqscan = off AS $$
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 BEGIN
     INSERT INTO agent_runtime.rate_cells AS cell (key, level, at, empty_at, due)
     SELECT DISTINCT asked.key, 0, t, t, 'infinity'::double precision FROM unnest(keys) AS asked (key) ORDER BY asked.key
@@ -54,7 +54,7 @@ END
 $$;
 
 CREATE FUNCTION agent_runtime.rate_cells_free(t double precision) RETURNS void LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 BEGIN
     DELETE FROM agent_runtime.rate_cells WHERE ctid = ANY (ARRAY(
         SELECT ctid FROM agent_runtime.rate_cells
@@ -69,7 +69,7 @@ $$;
 
 CREATE FUNCTION agent_runtime.rate_peek(
     keys bytea[], costs double precision[], speeds double precision[], ceilings double precision[], clock double precision
-) RETURNS double precision[] LANGUAGE plpgsql AS $$
+) RETURNS double precision[] LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN (agent_runtime.rate_levels(keys, costs, speeds, ceilings, agent_runtime.moment(clock))).levels;
 END
@@ -80,7 +80,7 @@ $$;
 CREATE FUNCTION agent_runtime.rate_take(
     keys bytea[], costs double precision[], speeds double precision[], ceilings double precision[], clock double precision,
     spans double precision[]
-) RETURNS double precision[] LANGUAGE plpgsql SET enable_seqscan = off AS $$
+) RETURNS double precision[] LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     t double precision := agent_runtime.moment(clock);
     seen record;
@@ -110,7 +110,7 @@ $$;
 CREATE FUNCTION agent_runtime.rate_settle(
     keys bytea[], costs double precision[], speeds double precision[], ceilings double precision[], clock double precision,
     spans double precision[], used double precision[]
-) RETURNS void LANGUAGE plpgsql SET enable_seqscan = off AS $$
+) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     t double precision;
     new_level double precision;

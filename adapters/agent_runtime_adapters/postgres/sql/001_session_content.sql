@@ -4,7 +4,7 @@ CREATE FUNCTION agent_runtime.session_append(
     the_tenant text, the_user text, the_id text, clock double precision, batch bytea, batch_size integer,
     expected bigint, ttl double precision, the_operation text, the_holder text, the_fence bigint,
     OUT refusal text, OUT message_count integer
-) LANGUAGE plpgsql SET enable_seqscan = off AS $$
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     s agent_runtime.sessions := agent_runtime.session_locked(the_tenant, the_user, the_id);
     t double precision := agent_runtime.moment(clock);
@@ -42,7 +42,7 @@ $$;
 CREATE FUNCTION agent_runtime.session_messages(
     the_tenant text, the_user text, the_id text, clock double precision, last bigint
 ) RETURNS TABLE (message_count integer, first integer, size integer, data bytea) LANGUAGE plpgsql STABLE
-SET enable_seqscan = off SET enable_sort = off AS $$
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_sort = off AS $$
 #variable_conflict use_column
 DECLARE
     t double precision := agent_runtime.moment(clock);
@@ -71,7 +71,7 @@ CREATE FUNCTION agent_runtime.session_put_checkpoint(
     the_tenant text, the_user text, the_id text, clock double precision, the_checkpoint text, the_data bytea,
     ttl double precision, the_holder text, the_fence bigint,
     OUT refusal text, OUT sequence integer, OUT message_count integer, OUT created_at double precision
-) LANGUAGE plpgsql SET enable_seqscan = off AS $$
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     s agent_runtime.sessions := agent_runtime.session_locked(the_tenant, the_user, the_id);
     t double precision := agent_runtime.moment(clock);
@@ -108,7 +108,8 @@ $$;
 
 CREATE FUNCTION agent_runtime.session_checkpoints(
     the_tenant text, the_user text, the_id text, clock double precision, the_checkpoint text, last bigint
-) RETURNS SETOF agent_runtime.checkpoints LANGUAGE plpgsql STABLE SET enable_seqscan = off AS $$
+) RETURNS SETOF agent_runtime.checkpoints LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     t double precision := agent_runtime.moment(clock);
     session_key bigint;
@@ -127,7 +128,7 @@ $$;
 
 CREATE FUNCTION agent_runtime.session_delete_checkpoints(
     the_tenant text, the_user text, the_id text, clock double precision, the_checkpoint text
-) RETURNS bigint LANGUAGE plpgsql SET enable_seqscan = off AS $$
+) RETURNS bigint LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     s agent_runtime.sessions := agent_runtime.session_locked(the_tenant, the_user, the_id);
     t double precision := agent_runtime.moment(clock);

@@ -2,7 +2,9 @@
 -- session has locked its row first, and asks for the time afterwards. `clock` is the time, or NULL for the server's own.
 --
 -- `enable_seqscan = off`: a plan made while the tables were small is kept by the connection, and must not be one that reads
--- all of them when they have grown. It holds for the functions that are called inside as well.
+-- all of them when they have grown. `search_path`: PostgreSQL prefers a function or operator for exactly these types to its
+-- own, and who may make one in a schema of the caller's path would have it called with the caller's rights. Both hold for
+-- the functions that are called inside as well.
 
 -- A session as the store gives it, or why it does not. `holder` is who holds the lease now.
 CREATE TYPE agent_runtime.session_answer AS (
@@ -106,7 +108,7 @@ CREATE FUNCTION agent_runtime.session_create(
     the_operation text, ttl double precision, max_sessions bigint, max_sessions_per_user bigint,
     batch bytea, batch_size integer, checkpoint_ids text[], checkpoint_counts text[], checkpoint_lengths text[],
     checkpoint_data bytea
-) RETURNS agent_runtime.session_answer LANGUAGE plpgsql SET enable_seqscan = off AS $$
+) RETURNS agent_runtime.session_answer LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     s agent_runtime.sessions;
     t double precision;
@@ -151,7 +153,7 @@ $$;
 CREATE FUNCTION agent_runtime.session_fork(
     the_tenant text, the_user text, the_id text, clock double precision, the_checkpoint text, new_id text,
     the_operation text, ttl double precision, max_sessions bigint, max_sessions_per_user bigint
-) RETURNS agent_runtime.session_answer LANGUAGE plpgsql SET enable_seqscan = off AS $$
+) RETURNS agent_runtime.session_answer LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     there agent_runtime.sessions;
     source agent_runtime.sessions;
@@ -161,6 +163,9 @@ DECLARE
     refusal text;
 BEGIN
     PERFORM agent_runtime.session_owner_locked(the_tenant, the_user);
+    -- Both in the order of `session_delete_all`.
+    PERFORM FROM agent_runtime.sessions
+      WHERE tenant_id = the_tenant AND user_id = the_user AND session_id IN (the_id, new_id) ORDER BY id FOR UPDATE;
     there := agent_runtime.session_locked(the_tenant, the_user, new_id);
     source := agent_runtime.session_locked(the_tenant, the_user, the_id);
     t := agent_runtime.moment(clock);

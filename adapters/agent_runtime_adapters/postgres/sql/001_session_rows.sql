@@ -1,7 +1,8 @@
 -- Sessions, as they are found, changed, removed and expired.
 
 CREATE FUNCTION agent_runtime.session_read(the_tenant text, the_user text, the_id text, clock double precision)
-RETURNS SETOF agent_runtime.session_answer LANGUAGE plpgsql STABLE SET enable_seqscan = off AS $$
+RETURNS SETOF agent_runtime.session_answer LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     t double precision := agent_runtime.moment(clock);
     s agent_runtime.sessions;
@@ -15,7 +16,8 @@ END
 $$;
 
 CREATE FUNCTION agent_runtime.session_list(the_tenant text, the_user text, clock double precision)
-RETURNS SETOF agent_runtime.session_answer LANGUAGE plpgsql STABLE SET enable_seqscan = off AS $$
+RETURNS SETOF agent_runtime.session_answer LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     t double precision := agent_runtime.moment(clock);
     s agent_runtime.sessions;
@@ -28,7 +30,7 @@ END
 $$;
 
 CREATE FUNCTION agent_runtime.session_count(the_tenant text, the_user text, clock double precision)
-RETURNS bigint LANGUAGE plpgsql STABLE SET enable_seqscan = off AS $$
+RETURNS bigint LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     t double precision := agent_runtime.moment(clock);
 BEGIN
@@ -42,7 +44,7 @@ $$;
 CREATE FUNCTION agent_runtime.session_write(
     the_tenant text, the_user text, the_id text, clock double precision, the_agent text, the_data bytea, the_closed boolean,
     expected bigint, ttl double precision, the_operation text, the_holder text, the_fence bigint
-) RETURNS agent_runtime.session_answer LANGUAGE plpgsql SET enable_seqscan = off AS $$
+) RETURNS agent_runtime.session_answer LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     s agent_runtime.sessions := agent_runtime.session_locked(the_tenant, the_user, the_id);
     t double precision := agent_runtime.moment(clock);
@@ -73,7 +75,7 @@ END
 $$;
 
 CREATE FUNCTION agent_runtime.session_delete(the_tenant text, the_user text, the_id text, clock double precision)
-RETURNS boolean LANGUAGE plpgsql SET enable_seqscan = off AS $$
+RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     s agent_runtime.sessions := agent_runtime.session_locked(the_tenant, the_user, the_id);
 BEGIN
@@ -84,7 +86,7 @@ $$;
 
 CREATE FUNCTION agent_runtime.session_delete_all(
     the_tenant text, the_user text, clock double precision, the_agent text
-) RETURNS bigint LANGUAGE plpgsql SET enable_seqscan = off AS $$
+) RETURNS bigint LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     gone bigint[];
     t double precision;
@@ -105,7 +107,7 @@ $$;
 
 CREATE FUNCTION agent_runtime.session_expire(clock double precision)
 RETURNS TABLE (tenant_id text, user_id text, session_id text, agent_id text) LANGUAGE plpgsql
-SET enable_seqscan = off AS $$
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
     t double precision := agent_runtime.moment(clock);

@@ -37,7 +37,7 @@ $$;
 CREATE FUNCTION agent_runtime.session_record(
     the_tenant text, the_user text, the_id text, clock double precision, the_run text, the_number bigint, entry bytea,
     ttl double precision, the_holder text, the_fence bigint
-) RETURNS text LANGUAGE plpgsql SET enable_seqscan = off AS $$
+) RETURNS text LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     s agent_runtime.sessions := agent_runtime.session_locked(the_tenant, the_user, the_id);
     t double precision := agent_runtime.moment(clock);
@@ -77,7 +77,7 @@ END
 $$;
 
 CREATE FUNCTION agent_runtime.session_runs(the_tenant text, the_user text, the_id text, clock double precision)
-RETURNS SETOF agent_runtime.runs LANGUAGE plpgsql STABLE SET enable_seqscan = off AS $$
+RETURNS SETOF agent_runtime.runs LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     t double precision := agent_runtime.moment(clock);
     session_key bigint;
@@ -90,7 +90,7 @@ $$;
 
 CREATE FUNCTION agent_runtime.session_entries(
     the_tenant text, the_user text, the_id text, clock double precision, the_run text
-) RETURNS SETOF bytea LANGUAGE plpgsql STABLE SET enable_seqscan = off AS $$
+) RETURNS SETOF bytea LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     t double precision := agent_runtime.moment(clock);
     session_key bigint;
@@ -107,7 +107,7 @@ $$;
 CREATE FUNCTION agent_runtime.session_finish(
     the_tenant text, the_user text, the_id text, clock double precision, the_run text, batch bytea, batch_size integer,
     ttl double precision, the_holder text, the_fence bigint, OUT refusal text, OUT message_count integer
-) LANGUAGE plpgsql SET enable_seqscan = off AS $$
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     s agent_runtime.sessions := agent_runtime.session_locked(the_tenant, the_user, the_id);
     t double precision := agent_runtime.moment(clock);
@@ -150,7 +150,7 @@ $$;
 CREATE FUNCTION agent_runtime.session_discard_run(
     the_tenant text, the_user text, the_id text, clock double precision, the_run text,
     OUT refusal text, OUT removed boolean
-) LANGUAGE plpgsql SET enable_seqscan = off AS $$
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     s agent_runtime.sessions := agent_runtime.session_locked(the_tenant, the_user, the_id);
     t double precision := agent_runtime.moment(clock);
@@ -170,7 +170,7 @@ $$;
 CREATE FUNCTION agent_runtime.session_acquire(
     the_tenant text, the_user text, the_id text, clock double precision, the_holder text, seconds double precision,
     ttl double precision, entry bytea
-) RETURNS agent_runtime.session_answer LANGUAGE plpgsql SET enable_seqscan = off AS $$
+) RETURNS agent_runtime.session_answer LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     s agent_runtime.sessions := agent_runtime.session_locked(the_tenant, the_user, the_id);
     t double precision := agent_runtime.moment(clock);
@@ -217,7 +217,7 @@ $$;
 CREATE FUNCTION agent_runtime.session_renew(
     the_tenant text, the_user text, the_id text, clock double precision, the_holder text, the_fence bigint,
     seconds double precision
-) RETURNS agent_runtime.session_answer LANGUAGE plpgsql SET enable_seqscan = off AS $$
+) RETURNS agent_runtime.session_answer LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     s agent_runtime.sessions := agent_runtime.session_locked(the_tenant, the_user, the_id);
     t double precision := agent_runtime.moment(clock);
@@ -236,7 +236,7 @@ $$;
 
 CREATE FUNCTION agent_runtime.session_release(
     the_tenant text, the_user text, the_id text, clock double precision, the_holder text, the_fence bigint
-) RETURNS boolean LANGUAGE plpgsql SET enable_seqscan = off AS $$
+) RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     s agent_runtime.sessions := agent_runtime.session_locked(the_tenant, the_user, the_id);
     t double precision := agent_runtime.moment(clock);

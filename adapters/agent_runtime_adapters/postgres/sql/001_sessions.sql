@@ -96,7 +96,8 @@ CREATE TABLE agent_runtime.expired_sessions (
 
 -- What belongs to a session goes with it, however it goes. There are no foreign keys: every function that adds to a session
 -- has its row locked, and a key would look it up again with each row.
-CREATE FUNCTION agent_runtime.session_deleted() RETURNS trigger LANGUAGE plpgsql SET enable_seqscan = off AS $$
+CREATE FUNCTION agent_runtime.session_deleted() RETURNS trigger LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 BEGIN
     DELETE FROM agent_runtime.messages WHERE session = old.id;
     DELETE FROM agent_runtime.session_writes WHERE session = old.id;
