@@ -21,6 +21,7 @@ from agent_runtime import (
     RuntimeClosed,
     SessionFields,
     SessionQuota,
+    StoredLease,
     Stores,
     StoreUnavailable,
     open_stores,
@@ -311,6 +312,26 @@ async def test_a_server_without_memory_refuses_writes_and_is_read(program: Progr
     finally:
         ask(program, "CONFIG", "SET", "maxmemory", "0")
     assert await add(server) == 2
+
+
+async def test_a_server_without_memory_gets_rid_of_sessions(program: Program) -> None:
+    async with opened(program.url) as server:
+        store, ended = RedisSessionStore(server), RedisSessionStore(server, clock=lambda: 4e9)
+        for name in ("s1", "s2", "s3"):
+            await store.create(OWNER, name, FIELDS, QUOTA, operation="c")
+        lease = await store.acquire(OWNER, "s1", "r", seconds=60, ttl=60, entry=b"1")
+        assert isinstance(lease, StoredLease)
+        await store.put_checkpoint(OWNER, "s1", "c1", b"x", ttl=60)
+        ask(program, "CONFIG", "SET", "maxmemory", "1")
+        try:
+            assert await store.delete_checkpoints(OWNER, "s1") == 1
+            assert await store.release(OWNER, "s1", lease.token)
+            assert await store.discard_run(OWNER, "s1", "r") is True
+            assert await store.delete(OWNER, "s1")
+            assert [each.session_id for each in await ended.expire()] == ["s2", "s3"]
+            assert await store.delete_all(OWNER) == 0
+        finally:
+            ask(program, "CONFIG", "SET", "maxmemory", "0")
 
 
 async def test_a_server_that_is_busy_is_told(program: Program, server: RedisServer) -> None:

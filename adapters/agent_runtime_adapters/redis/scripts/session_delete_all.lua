@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 local gone = 0
 for _, id in ipairs(all()) do
   local session = find(keys_of(id))

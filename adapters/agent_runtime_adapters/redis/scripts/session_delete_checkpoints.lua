@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 local session = find(here)
 if not session then return 0 end
 local names = ARGV[4] ~= '' and {ARGV[4]} or redis.call('ZRANGE', here.c, 0, -1)

@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- KEYS are without owner and id. Keys of a session that was made again belong to that one.
 local told = redis.call('ZRANGE', x, '-inf', text(now), 'BYSCORE', 'LIMIT', 0, ARGV[4])
 for _, item in ipairs(told) do
