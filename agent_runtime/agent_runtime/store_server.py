@@ -171,21 +171,32 @@ class StoreServer(ABC, Generic[C]):
         await self._background.ended()
 
     async def rest(self) -> None:
-        """Wait for the calls in flight and disconnect; the next call connects again."""
+        """Wait for the calls in flight and disconnect; the next call connects again.
+
+        Where others call meanwhile, it leaves open what they use, until the next `rest` or `aclose`.
+        """
         if self._loop is None or self._loop.is_closed():
             return
         with anyio.move_on_after(self.timeout + _LAST_WORDS, shield=True):
             await self._background.ended()
-            connection, self._connection = self._connection, None
-            if connection is not None:
-                await self.disconnect(connection)
-        self._loop = None
+            await self._disconnected()
+        if self._connection is None and not self._background:
+            self._loop = None
 
     async def aclose(self) -> None:
         """Wait for the calls in flight, and disconnect for good: later calls raise `RuntimeClosed`. Idempotent."""
         self._closed = True
         await self.rest()
         await self._background.aclose()
+        if self._loop is not None and not self._loop.is_closed():  # what `rest` has waited for did not end
+            with anyio.move_on_after(_LAST_WORDS, shield=True):
+                await self._disconnected()
+            self._loop = None
+
+    async def _disconnected(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await self.disconnect(connection)
 
     async def __aenter__(self) -> Self:
         await self.do(_nothing, writes=False)

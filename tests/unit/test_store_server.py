@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import anyio
 import pytest
@@ -45,6 +45,10 @@ class Wire:
         raise Lost
 
 
+async def nothing() -> None:
+    pass
+
+
 class Numbers(StoreServer[Wire]):
     def __init__(self, *, timeout: float = 5.0) -> None:
         super().__init__("numbers at 127.0.0.1:1", timeout=timeout)
@@ -52,6 +56,7 @@ class Numbers(StoreServer[Wire]):
         self.wires: list[Wire] = []
         self.refuse: Callable[[], None] = lambda: None
         self.connects_in = 0.0
+        self.meanwhile: Callable[[], Awaitable[object]] = nothing
 
     async def connect(self) -> Wire:
         await anyio.sleep(self.connects_in)
@@ -60,6 +65,7 @@ class Numbers(StoreServer[Wire]):
         return self.wires[-1]
 
     async def disconnect(self, connection: Wire) -> None:
+        await self.meanwhile()
         connection.is_open = False
 
     def translated(self, error: Exception) -> AgentRuntimeError | None:
@@ -120,6 +126,16 @@ async def test_a_lifespan_connects_at_once_and_disconnects_and_the_next_use_conn
     assert await server.do(lambda wire: wire.add(1)) == 3
 
 
+async def test_what_is_opened_while_it_disconnects_is_used_on_and_closed_in_the_end(server: Numbers) -> None:
+    async with server:
+        server.meanwhile = lambda: server.do(add_one)
+    server.meanwhile = nothing
+    await server.do(add_one)
+    assert [wire.is_open for wire in server.wires] == [False, True]
+    await server.aclose()
+    assert [wire.is_open for wire in server.wires] == [False, False]
+
+
 async def test_at_the_end_calls_in_flight_are_waited_for_and_later_ones_refused(server: Numbers) -> None:
     task = asyncio.create_task(server.do(lambda wire: wire.add(1)))
     await asyncio.sleep(0)
@@ -163,6 +179,7 @@ async def test_a_call_that_does_not_end_before_the_last_word_is_in_doubt(monkeyp
     await server.aclose()
     with pytest.raises(OutcomeUnknown, match="was closed before it answered"):
         await task
+    assert not server.wires[0].is_open
 
 
 async def test_a_driver_error_is_told_in_our_words_with_its_cause(server: Numbers) -> None:
