@@ -815,6 +815,19 @@ async def test_a_copy_goes_its_own_way() -> None:
     assert len(await ids(saver, at("t2"))) == 2
 
 
+async def test_a_thread_that_is_brought_back_takes_writes() -> None:
+    saver = in_memory()
+    first = await put(saver, at())
+    await saver.acopy_thread("t1", "backup")
+    await saver.aput_writes(first, [("x", 1)], "task")
+    await saver.adelete_thread("t1")
+    await saver.acopy_thread("backup", "t1")
+    await saver.aput_writes(first, [("x", 2)], "task")
+    found = await saver.aget_tuple(at())
+    assert found is not None
+    assert found.pending_writes == [("task", "x", 2)]
+
+
 async def test_a_wrong_strategy_is_refused() -> None:
     with pytest.raises(InvalidInput, match="strategy"):
         await in_memory().aprune(["t1"], strategy="all")

@@ -1,8 +1,8 @@
 """Threads in sessions: what is stored under which name, and how it is found again."""
 
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import anyio
@@ -103,11 +103,13 @@ class Threads:
     async def copy(self, source: str, target: str, owner: Owner) -> None:
         """See `LangGraphSaver.acopy_thread`."""
         data = await self._sessions.export(session_name(source), owner=owner)
-        await self._sessions.import_session(data, owner=owner, session_id=session_name(target))
+        with self._made_anew(session_name(target), owner):
+            await self._sessions.import_session(data, owner=owner, session_id=session_name(target))
 
     async def delete(self, thread_id: str, owner: Owner) -> None:
         """Remove all of a thread."""
-        await self._sessions.delete(session_name(thread_id), owner=owner)
+        with self._made_anew(session_name(thread_id), owner):
+            await self._sessions.delete(session_name(thread_id), owner=owner)
 
     async def remove(self, place: Place, name: str, writes: Iterable[Checkpoint]) -> None:
         """Remove a checkpoint and then its writes, each a step; once begun, a cancellation waits until it is done."""
@@ -138,6 +140,15 @@ class Threads:
                 raise
             return False
         return True
+
+    @contextmanager
+    def _made_anew(self, session_id: str, owner: Owner) -> Generator[None]:
+        """After it, however it ends, nothing is known of the checkpoints that the session had: others may have their ids."""
+        try:
+            yield
+        finally:
+            for key in [key for key in self._counters if key[:2] == (owner, session_id)]:
+                del self._counters[key]
 
     def _counter(self, place: Place, record: WritesRecord) -> _Counter:
         key = (place.owner, place.session_id, writes_name(record.ns, record.id, 0))
