@@ -88,6 +88,7 @@ class EventConsumer:
         self._outage = TransportOutage(f"a consumer of topic {topic!r} in group {group!r}")
         self._held: dict[str, Delivery] = {}
         self._handled_ids: OrderedDict[str, None] = OrderedDict()
+        self._handled_of_batch: set[str] = set()  # one that was sent twice may be fetched twice at once
         self._pause = anyio.CancelScope()
         self._stopped = False
         self._handled = self._failed = self._buried = 0
@@ -136,6 +137,7 @@ class EventConsumer:
             await self._rest(anyio.sleep(self._outage.delay))
             return
         self._held = {delivery.place: delivery for delivery in fetched.deliveries}
+        self._handled_of_batch.clear()
         for delivery in fetched.deliveries:
             if self._stopped:
                 break
@@ -149,7 +151,7 @@ class EventConsumer:
             await wait
 
     async def _handle(self, delivery: Delivery) -> None:
-        if delivery.id in self._handled_ids:
+        if delivery.id in self._handled_of_batch or delivery.id in self._handled_ids:
             await self._acknowledge(delivery)
             return
         try:
@@ -168,6 +170,7 @@ class EventConsumer:
             await self._fail(delivery, safe_text(error))
         else:
             self._handled += 1
+            self._handled_of_batch.add(delivery.id)
             await self._acknowledge(delivery)
 
     async def _acknowledge(self, delivery: Delivery) -> None:

@@ -1,12 +1,11 @@
 """What a backend implements to carry events between processes: topics that keep messages, and groups that share them out.
 
-`forward` puts what a bus tells into a topic, and `consume` has it handled somewhere else:
+`forward` puts what a bus tells into a topic, and an `EventConsumer` has it handled somewhere else:
 
     async with forward(bus, transport, topic="runs"):
         await executor.execute(context)
 
-    async with consume(transport, charge_for_it, topic="runs", group="billing"):
-        await stopped.wait()
+    await EventConsumer(transport, charge_for_it, topic="runs", group="billing").run()
 
 A handler that is an `EventBus`'s `publish` makes the events of one process those of another.
 """

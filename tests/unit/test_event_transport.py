@@ -579,6 +579,20 @@ async def test_what_was_handled_and_could_not_be_acknowledged_is_not_handled_aga
     assert await transport.left() == []
 
 
+async def test_what_was_sent_twice_is_handled_once() -> None:
+    transport, handler = Transport(), Handler()
+    events = event(1), event(2)
+    await transport.put(*events, *events)
+    one = consumer(transport, handler)
+    async with anyio.create_task_group() as group:
+        group.start_soon(one.run)
+        await until(lambda: transport.calls.count("acknowledge") == 4)
+        one.stop()
+    assert handler.seen == [1, 2]
+    assert one.stats.handled == 2
+    assert await transport.left() == []
+
+
 async def test_what_is_remembered_of_an_outage_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent_runtime.event_consumer._REMEMBERED", 2)
     transport, handler = Transport(), Handler()
