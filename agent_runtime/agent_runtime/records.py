@@ -18,6 +18,7 @@ T = TypeVar("T")
 SCHEMA = 1
 _MAGIC = b"OR"
 _HEADER = struct.Struct(">2sBII")
+_SIZE, _pack = _HEADER.size, _HEADER.pack
 
 
 def _plain(value: object) -> object:
@@ -36,7 +37,7 @@ def encode_payload(value: object) -> bytes:
 
 def frame(payload: bytes) -> bytes:
     """Put the frame around an encoded value."""
-    return _HEADER.pack(_MAGIC, SCHEMA, len(payload), zlib.crc32(payload, SCHEMA)) + payload
+    return _pack(_MAGIC, SCHEMA, len(payload), zlib.crc32(payload, SCHEMA)) + payload
 
 
 def encode_record(value: object) -> bytes:
@@ -55,17 +56,22 @@ def _no_extension(code: int, data: memoryview) -> NoReturn:
 
 def decode_record(data: bytes, decoder: msgspec.msgpack.Decoder[T], what: str) -> T:
     """Check the frame and decode its payload. Raises `CorruptRecord`, with `what` in the message."""
-    if len(data) < _HEADER.size:
-        raise CorruptRecord(f"{what} cannot be read: {len(data)} bytes are no record")
-    magic, schema, length, checksum = _HEADER.unpack_from(data)
-    if magic != _MAGIC:
-        raise CorruptRecord(f"{what} cannot be read: it does not start like a record")
-    if schema != SCHEMA:
-        raise CorruptRecord(f"{what} cannot be read: its schema is {schema}, and this version reads {SCHEMA}")
-    payload = data[_HEADER.size :]
-    if len(payload) != length or zlib.crc32(payload, schema) != checksum:
-        raise CorruptRecord(f"{what} is damaged: length or checksum is wrong")
+    payload = data[_SIZE:]
+    if data[:_SIZE] != _pack(_MAGIC, SCHEMA, len(payload), zlib.crc32(payload, SCHEMA)):
+        raise CorruptRecord(f"{what} {_damage(data)}")
     try:
         return decoder.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CorruptRecord(f"{what} cannot be read: it is a record of something else") from error
+
+
+def _damage(data: bytes) -> str:
+    """What is wrong with the frame."""
+    if len(data) < _SIZE:
+        return f"cannot be read: {len(data)} bytes are no record"
+    if not data.startswith(_MAGIC):
+        return "cannot be read: it does not start like a record"
+    schema = data[len(_MAGIC)]
+    if schema != SCHEMA:
+        return f"cannot be read: its schema is {schema}, and this version reads {SCHEMA}"
+    return "is damaged: length or checksum is wrong"
