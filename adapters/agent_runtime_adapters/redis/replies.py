@@ -66,24 +66,24 @@ def messages(count: int, parts: Sequence[bytes], last: int | None) -> Sequence[M
     begin = 0 if last is None else max(0, count - last)
     found: list[Message] = []
     there = following = count
-    for part in parts:
-        first, size = _place(part)
+    for (first, size), part in zip(_places(parts), parts, strict=True):
         if first + size <= begin or first >= count:
             continue
         if not found:
             there = following = first
         if first != following:
             return None
-        found += MessageBatch.stored(part[_PART.size :])[:size]
+        batch = MessageBatch.stored(part[_PART.size :])
+        found += batch if len(batch) == size else batch[:size]
         following = first + size
     if there > begin or following != count or there + len(found) != count:
         return None
     return found[begin - there :]
 
 
-def _place(part: bytes) -> tuple[int, int]:
+def _places(parts: Sequence[bytes]) -> Sequence[tuple[int, int]]:
     try:
-        return cast("tuple[int, int]", _PART.unpack_from(part))
+        return cast("list[tuple[int, int]]", list(map(_PART.unpack_from, parts)))
     except struct.error as error:
         raise CorruptRecord("a conversation is damaged: a part is shorter than it was") from error
 

@@ -1,3 +1,3 @@
 #!lua flags=no-writes
-local session = find(here)
-return session and {session.count, session.number}
+local expires, count, number = unpack(redis.call('HMGET', KEYS[1], 'expires', 'count', 'number'))
+return expires and tonumber(expires) > now and {count, number}
