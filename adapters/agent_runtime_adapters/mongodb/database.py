@@ -1,9 +1,11 @@
 """One client: what the stores of this folder share."""
 
+import asyncio
 import math
 import re
-from collections.abc import Callable
-from typing import Any, TypeAlias, TypedDict
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from typing import Any, TypeAlias, TypedDict, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import anyio
@@ -22,10 +24,12 @@ Document: TypeAlias = dict[str, Any]
 Collections: TypeAlias = AsyncDatabase[Document]
 Clock: TypeAlias = Callable[[], float]
 
+T = TypeVar("T")
+
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,63}")
 _PLACE = re.compile(r"[A-Za-z0-9.,:%_\[\]-]+")
 _PATIENCE = 0.8  # of the timeout, for the driver to find a server: its own error says more than ours
-_LAST_WORDS = 1.0  # seconds that the client has to say goodbye
+_LAST_WORDS = 1.0  # seconds that the client has to say goodbye, and a call to end that is cancelled
 
 
 class DatabaseOptions(TypedDict, total=False):
@@ -80,7 +84,7 @@ class MongoDatabase(StoreServer[Collections]):
                 f"{self.name} cannot be reached as the URL says: one of its options is wrong"
             ) from error
         try:
-            return await self._prepared(client)
+            return await uncut(self._prepared(client))
         except BaseException:
             await self._close(client)
             raise
@@ -129,10 +133,22 @@ class MongoDatabase(StoreServer[Collections]):
 
     async def _close(self, client: AsyncMongoClient[Document]) -> None:
         with anyio.move_on_after(_LAST_WORDS, shield=True):
-            await client.close()
+            await uncut(client.close())
+
+    async def do(
+        self, call: Callable[[Collections], Awaitable[T]], *, writes: bool = True, repeatable: bool = False
+    ) -> T:
+        return await super().do(partial(_uncut, call), writes=writes, repeatable=repeatable)
 
     def translated(self, error: Exception) -> AgentRuntimeError | None:
         return translated(error, self.name)
+
+
+async def _uncut(call: Callable[[Collections], Awaitable[T]], collections: Collections) -> T:
+    async def called() -> T:
+        return await call(collections)
+
+    return await uncut(called())
 
 
 class MongoStore(ServerStore[MongoDatabase]):
@@ -152,6 +168,24 @@ class MongoStore(ServerStore[MongoDatabase]):
         else:
             super().__init__(MongoDatabase(database, **options), owned=owned)
         self._clock = clock
+
+
+async def uncut(call: Coroutine[Any, Any, T]) -> T:
+    """Have it done in a task of its own, that is cancelled by one blow, and left time to end.
+
+    A scope's cancellation is repeated at each `await`. On Python 3.11 the driver, which waits for its conditions by
+    `asyncio.wait_for`, then goes on without the lock that it has to have again, and leaves it to nobody: all other calls
+    of the client would wait for it until the process ends.
+    """
+    task = asyncio.get_running_loop().create_task(call)
+    try:
+        await asyncio.wait([task])
+    finally:
+        with anyio.move_on_after(_LAST_WORDS, shield=True):
+            while not task.done():  # the driver may have missed it
+                task.cancel()
+                await asyncio.wait([task], timeout=_LAST_WORDS / 4)
+    return await task
 
 
 def _parts(url: str) -> tuple[str, str]:
