@@ -9,11 +9,21 @@ from typing import Any, cast
 
 import anyio
 import pytest
+from pymongo.asynchronous.collection import AsyncCollection
 from tests.servers.mongodb_server import StandaloneMongoDB
 from tests.servers.program import running
 from tests.stores.mongodb import emptied
 
-from agent_runtime import CorruptRecord, LimitExceeded, Message, Owner, Refusal, SessionQuota, StoredSession
+from agent_runtime import (
+    CorruptRecord,
+    LimitExceeded,
+    Message,
+    Owner,
+    Refusal,
+    SessionFields,
+    SessionQuota,
+    StoredSession,
+)
 from agent_runtime.ids import new_id
 from agent_runtime.testing.session_calls import OPERATIONS, SessionCalls, picture_of
 from agent_runtime.testing.session_samples import done
@@ -197,6 +207,47 @@ async def test_nothing_of_a_session_is_left_when_it_is_deleted(
     await store.delete_all(s.owner)
     assert await documents(database, "session_parts") == []
     assert await documents(database, "sessions") == []
+
+
+async def test_who_died_at_the_gate_leaves_no_session_that_comes_after_it_was_deleted(
+    store: MongoSessionStore, mortal: MortalDatabase, database: MongoDatabase
+) -> None:
+    quota = SessionQuota(ttl=TTL, max_sessions=2)
+    s = SessionCalls(store=store, ttl=TTL)
+    deletions: list[Callable[[], Awaitable[object]]] = [s.delete, partial(store.delete_all, s.owner)]
+    for delete in deletions:
+        commands, ended = 0, False
+        while not ended:
+            ended = await ends(
+                mortal, commands, partial(replace(s, store=MongoSessionStore(mortal)).create, quota=quota)
+            )
+            await delete()
+            assert await documents(database, "sessions") == []
+            await s.other("t").create(quota=quota)
+            assert await s.read() is None, commands
+            await s.other("t").delete()
+            commands += 1
+        assert commands > 5
+
+
+async def test_a_session_that_gets_another_agent_while_its_old_one_is_deleted_keeps_its_messages(
+    store: MongoSessionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s = SessionCalls(store=store, ttl=TTL)
+    await s.create()
+    await s.append()
+    real = AsyncCollection.delete_many
+
+    async def after_a_write(*args: Any) -> Any:
+        monkeypatch.setattr(AsyncCollection, "delete_many", real)
+        fields = SessionFields(agent_id="another", data=b"")
+        done(await store.write(s.owner, "s", fields, expected=1, ttl=TTL, operation="w"))
+        return await real(*args)
+
+    monkeypatch.setattr(AsyncCollection, "delete_many", after_a_write)
+    [session] = await store.sessions(s.owner)
+    assert await store.delete_all(s.owner, agent_id=session.fields.agent_id) == 0
+    assert len(await s.messages()) == 2
 
 
 @pytest.mark.parametrize("collection", ["sessions", "session_parts"])

@@ -9,7 +9,7 @@ from pymongo.errors import PyMongoError
 
 from agent_runtime import Owner, StoredSession
 from agent_runtime_adapters.mongodb.database import Collections
-from agent_runtime_adapters.mongodb.documents import owner_key, session_of
+from agent_runtime_adapters.mongodb.documents import owner_key, session_name, session_of
 from agent_runtime_adapters.mongodb.moments import Moments, pause
 
 _SHOWN = {"pending": 0, "runs": 0, "writes": 0}  # what a list of sessions is without
@@ -34,9 +34,11 @@ async def count(collections: Collections, moments: Moments, owner: Owner) -> int
     return await collections["sessions"].count_documents(_living(owner, now))
 
 
-async def delete(collections: Collections, moments: Moments, name: str) -> bool:
+async def delete(collections: Collections, moments: Moments, owner: Owner, session_id: str) -> bool:
     """The document first, which is all that anybody sees."""
+    name = session_name(owner, session_id)
     async with moments.turn(name):
+        await _remove(collections, {**_waiting(owner), "wanted.name": name})
         attempt = 0
         while (session := (await moments.look(collections, name)).session) is not None:
             done = await collections["sessions"].delete_one({"_id": session.id, "revision": session.revision})
@@ -49,15 +51,28 @@ async def delete(collections: Collections, moments: Moments, name: str) -> bool:
 
 
 async def delete_all(collections: Collections, moments: Moments, owner: Owner, agent_id: str | None) -> int:
-    which = _living(owner, await moments.now(collections))
-    if agent_id is not None:
-        which["agent_id"] = agent_id
-    found = await collections["sessions"].distinct("_id", which)
+    now = await moments.now(collections)
+    agent = {} if agent_id is None else {"agent_id": agent_id}
+    await _remove(collections, {**_waiting(owner), **agent})
+    return await _remove(collections, {**_living(owner, now), **agent})
+
+
+async def _remove(collections: Collections, which: dict[str, Any]) -> int:
+    """These, with their parts; one that is another's meanwhile keeps its own."""
+    sessions = collections["sessions"]
+    found = await sessions.distinct("_id", which)
     if not found:
         return 0
-    done = await collections["sessions"].delete_many(which)
-    await remove_parts(collections, found)
+    done = await sessions.delete_many({**which, "_id": {"$in": found}})
+    with suppress(PyMongoError):
+        left = set(await sessions.distinct("_id", {"_id": {"$in": found}}))
+        await remove_parts(collections, [session for session in found if session not in left])
     return done.deleted_count
+
+
+def _waiting(owner: Owner) -> dict[str, Any]:
+    """Those that have not gone through the gate; of one who died there, somebody else might let it in later."""
+    return {"owner": owner_key(owner), "expires_at": None, "wanted": {"$exists": True}}
 
 
 def _living(owner: Owner, now: float) -> dict[str, Any]:

@@ -112,8 +112,7 @@ class MongoSessionStore(MongoStore):
         return await self._change(owner, session_id, job)
 
     async def delete(self, owner: Owner, session_id: str) -> bool:
-        name = session_name(owner, session_id)
-        return await self.server.do(lambda found: delete(found, self._moments, name))
+        return await self.server.do(lambda found: delete(found, self._moments, owner, session_id))
 
     async def delete_all(self, owner: Owner, *, agent_id: str | None = None) -> int:
         return await self.server.do(lambda found: delete_all(found, self._moments, owner, agent_id))
