@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Literal
 
 import anyio
@@ -937,3 +938,29 @@ async def test_a_new_file_that_many_open_at_the_same_moment_is_theirs(tmp_path: 
     async with anyio.create_task_group() as group:
         for _ in range(8):
             group.start_soon(open_one)
+
+
+async def test_a_job_that_waits_for_a_lock_never_has_the_thread_wait_with_a_timeout(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Python 3.11 a wait of `SimpleQueue` that has a timeout may never end."""
+
+    class Strict(SimpleQueue[Any]):
+        def get(self, block: bool = True, timeout: float | None = None) -> Any:
+            asked.append(timeout)
+            return super().get(block)
+
+    asked: list[float | None] = []
+    monkeypatch.setattr("agent_runtime_adapters.sqlite.thread.SimpleQueue", Strict)
+    async with SQLiteDatabase(path) as database:
+        await database.write(make_table)
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        async with anyio.create_task_group() as group:
+            group.start_soon(database.write, partial(add, number=1))
+            await anyio.sleep(0.05)
+            other.execute("ROLLBACK")
+            other.close()
+        assert await database.read(numbers) == [1]
+    assert len(asked) > 10
+    assert set(asked) == {None}

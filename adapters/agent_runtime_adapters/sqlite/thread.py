@@ -8,6 +8,7 @@ import asyncio
 import os
 import sqlite3
 import threading
+import time
 import weakref
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
@@ -166,15 +167,21 @@ def _serve(queue: "SimpleQueue[AnyJob | None]", make_worker: Callable[[], Worker
     jobs: list[AnyJob] = []
     is_open = True
     while is_open or jobs:
-        is_open = _take(queue, jobs, timeout=_MOMENT if jobs else None) and is_open
+        is_open = _take(queue, jobs) and is_open
         jobs = _done(worker, jobs)
     worker.close()
 
 
-def _take(queue: "SimpleQueue[AnyJob | None]", jobs: list[AnyJob], timeout: float | None) -> bool:
-    """Add what is queued, for which it waits where `timeout` allows; false once the queue has ended."""
+def _take(queue: "SimpleQueue[AnyJob | None]", jobs: list[AnyJob]) -> bool:
+    """Add what is queued: at once in a moment where jobs wait, and otherwise when it comes; false once the queue has ended.
+
+    Never with a timeout: the `get` of Python 3.11 computes what is left of it after a wake-up with nothing to take, and
+    where that is below zero it waits for ever.
+    """
+    if jobs:
+        time.sleep(_MOMENT)
     try:
-        job = queue.get(timeout=timeout)
+        job = queue.get(block=not jobs)
     except Empty:
         return True
     while job is not None:
