@@ -80,7 +80,8 @@ class EventLog(Protocol):
       as a whole. Reading does not prolong.
     - Any call can be repeated: the `operation` of the log's last append again changes nothing and answers like the first.
       An earlier one is refused, for it does not fit any more.
-    - Callers have checked all arguments: streams and operations are `[A-Za-z0-9_-]{1,128}`, numbers are not negative.
+    - Callers have checked all arguments: streams and operations are `[A-Za-z0-9_-]{1,128}`, numbers are from
+      0 to 2**53 - 1.
     - `StoreUnavailable` when the backend cannot be reached, `OutcomeUnknown` when a write was sent and no answer came. An
       outage never looks like an absent log.
     """

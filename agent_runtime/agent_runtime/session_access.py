@@ -37,6 +37,7 @@ from agent_runtime.types import Message, Owner
 T = TypeVar("T")
 
 _MAX_TTL = 100 * 365 * 86_400.0
+_MAX_COUNT = 2**53 - 1  # what every store takes
 _PAUSES = (0.05, 0.2)  # seconds before a write of unknown outcome is sent again
 
 
@@ -188,6 +189,13 @@ _CONFLICTS = {
     Refusal.HELD: "is held by another run; try again when that has ended",
     Refusal.FENCED: "was taken over by another run while this one was paused; nothing was written",
 }
+
+
+def checked_count(count: int | None, name: str, of: str) -> int | None:
+    """How many a store is asked for. Raises `InvalidInput` below 0."""
+    if count is not None and count < 0:
+        raise InvalidInput(f"{name} is {count!r}; it must be 0 or more {of}", details={"field": name})
+    return None if count is None else min(count, _MAX_COUNT)
 
 
 def _too_many(limit: int | None, name: str) -> LimitExceeded:

@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agent_runtime.errors import InvalidInput
 from agent_runtime.events import EventType
 from agent_runtime.ids import new_id, new_secret_id
 from agent_runtime.payload import check_id, copy_json
 from agent_runtime.records import encode_record
-from agent_runtime.session_access import SessionAccess, check_session
+from agent_runtime.session_access import SessionAccess, check_session, checked_count
 from agent_runtime.session_data import Checkpoint, Session, checkpoint_of
 from agent_runtime.session_leases import Lease, token_of
 from agent_runtime.session_store import StoredCheckpoint
@@ -62,9 +61,8 @@ class SessionCheckpoints(SessionAccess):
     ) -> tuple[Checkpoint, ...]:
         """All checkpoints of the session, or the `last` so many; the newest first."""
         check_session(owner, session_id)
-        if last is not None and last < 0:
-            raise InvalidInput(f"last is {last!r}; it must be 0 or more checkpoints", details={"field": "last"})
-        found = await self._ask(self._store.checkpoints(owner, session_id, last=last))
+        count = checked_count(last, "last", "checkpoints")
+        found = await self._ask(self._store.checkpoints(owner, session_id, last=count))
         return tuple(checkpoint_of(session_id, stored) for stored in found)
 
     async def delete_checkpoint(self, session_id: str, checkpoint_id: str, *, owner: Owner) -> bool:

@@ -180,8 +180,8 @@ class SessionStore(Protocol):
       of `write`, the last 100.
     - With `lease`, a write is done only while that token holds, which is checked in the same step; otherwise `FENCED`.
     - Bytes come back as they were. Callers have checked all arguments: ids, holders and operations are
-      `[A-Za-z0-9_-]{1,128}`, names are 1–255 printable characters (any script, also `:`, `*` and quotes), counts are not
-      negative.
+      `[A-Za-z0-9_-]{1,128}`, names are 1–255 printable characters (any script, also `:`, `*` and quotes), counts are from 0
+      to 2**53 - 1.
     - `StoreUnavailable` when the backend cannot be reached, `OutcomeUnknown` when a write was sent and no answer came. An
       outage never looks like an absent session.
     """

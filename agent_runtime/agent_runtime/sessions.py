@@ -8,12 +8,11 @@ from typing import Any, Self
 
 import msgspec
 
-from agent_runtime.errors import InvalidInput
 from agent_runtime.events import EventBus
 from agent_runtime.ids import new_id, new_secret_id
 from agent_runtime.limits import Limits
 from agent_runtime.payload import check_name, check_owner
-from agent_runtime.session_access import check_session
+from agent_runtime.session_access import check_session, checked_count
 from agent_runtime.session_checkpoints import SessionCheckpoints
 from agent_runtime.session_data import Session, session_of, values_of
 from agent_runtime.session_leases import Lease, SessionLeases, token_of
@@ -236,9 +235,8 @@ class SessionManager(SessionCheckpoints, SessionLeases, SessionTransfer):
     async def messages(self, session_id: str, *, owner: Owner, window: int | None = None) -> tuple[Message, ...]:
         """The conversation, or its last `window` messages."""
         check_session(owner, session_id)
-        if window is not None and window < 0:
-            raise InvalidInput(f"window is {window!r}; it must be 0 or more messages", details={"field": "window"})
-        found = await self._ask(self._store.messages(owner, session_id, last=window))
+        last = checked_count(window, "window", "messages")
+        found = await self._ask(self._store.messages(owner, session_id, last=last))
         if found is None:
             self._refuse(Refusal.MISSING, session_id)
         return tuple(found)

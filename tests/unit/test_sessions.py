@@ -216,6 +216,7 @@ async def test_a_window_is_the_end_of_the_conversation(sessions: SessionManager,
         assert await sessions.messages("s", owner=ANN, window=window) == expected
     with pytest.raises(InvalidInput, match="window"):
         await sessions.messages("s", owner=ANN, window=-1)
+    assert await sessions.messages("s", owner=ANN, window=2**70) == tuple(turns)
 
 
 async def test_the_last_checkpoints_are_the_newest(sessions: SessionManager, session: Session) -> None:
@@ -225,6 +226,7 @@ async def test_the_last_checkpoints_are_the_newest(sessions: SessionManager, ses
         assert await sessions.list_checkpoints("s", owner=ANN, last=last) == expected
     with pytest.raises(InvalidInput, match="last"):
         await sessions.list_checkpoints("s", owner=ANN, last=-1)
+    assert await sessions.list_checkpoints("s", owner=ANN, last=2**70) == tuple(reversed(saved))
 
 
 async def test_nothing_kept_is_shared_with_the_caller(sessions: SessionManager) -> None:
