@@ -56,7 +56,7 @@ def service(stores: Stores, *, thinks: float = 0, on_busy: OnBusy = "reject") ->
         session_manager=SessionManager(stores.sessions),
         middleware=[RateLimitMiddleware([Quota(requests=3, per=3_600, name=A_RUN)], store=stores.rate_limits)],
         on_busy=on_busy,
-        limits=Limits(lease=1, lease_renewal=0.3),  # a killed worker's sessions are free after a second
+        limits=Limits(lease=2, lease_renewal=0.3),  # a killed worker's sessions are free after two seconds
     )
 
 
