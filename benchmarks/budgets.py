@@ -68,6 +68,11 @@ _APPEND = (
     "quicker here, and the {} µs are met"
 )
 
+_LOAD = (
+    "each turn is a record whose frame and checksum are looked at, which takes about twice as long as decoding it; and whether "
+    "the session is there, and how long it is, is asked for in the same round trip"
+)
+
 BUDGETS: Mapping[str, Budget] = MappingProxyType(
     {
         "A1": Budget("one run, no layers", 15, 0.19),
@@ -136,11 +141,26 @@ BUDGETS: Mapping[str, Budget] = MappingProxyType(
         ),
         "D, after 10,000 turns": Budget("SQLite: a turn after 10,000 turns, beside one after 10", 1.25, 1),
         "D1": Budget("Redis: append a turn of 1 KiB", 200, 149, margin=DISK_MARGIN),
-        "D2": Budget("Redis: one of 50 appends at once, each to its own session", 30, 18, margin=DISK_MARGIN),
-        "D3, all": Budget("Redis: load 100 turns", 320, 234),
-        "D3, last 20": Budget("Redis: load the last 20 messages of 200", 180, 122),
+        "D2": Budget(
+            "Redis: one of 50 appends at once, each to its own session",
+            30,
+            18,
+            2.0,
+            "an append is a script that looks at owner, time, lease and repetition and keeps two orders by time: the "
+            "server is busy with it longer than with the limit's three commands",
+            margin=DISK_MARGIN,
+        ),
+        "D3, all": Budget("Redis: load 100 turns", 320, 234, 2.0, _LOAD),
+        "D3, last 20": Budget(
+            "Redis: load the last 20 messages of 200",
+            180,
+            122,
+            1.9,
+            "whether the session is there, and how long it is, is asked for in the same round trip; and 20 appends are "
+            "read, for each may be of one message",
+        ),
         "D7": Budget("PostgreSQL: append a turn of 1 KiB", 430, 290, margin=DISK_MARGIN),
-        "D8": Budget("PostgreSQL: load 100 turns", 520, 359),
+        "D8": Budget("PostgreSQL: load 100 turns", 520, 359, 1.5, _LOAD),
         "D, lease on Redis": Budget("Redis: take a lease and give it back", 350, 194),
         "D, checkpoint on Redis": Budget("Redis: a checkpoint of 1 KiB", 200, 130, margin=DISK_MARGIN),
         "D, Redis after 100 turns": Budget("Redis: a turn after 100 turns, beside one after 10", 1.25, 1),
