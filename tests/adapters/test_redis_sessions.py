@@ -262,6 +262,11 @@ _DAMAGED: Sequence[tuple[Damage, Read]] = [
     (lambda r, s: r.hdel(key(s, "s"), "e:r:1"), lambda s: s.entries(ANN, "s", "r")),
     (lambda r, s: r.hdel(key(s, "s"), "data"), lambda s: s.read(ANN, "s")),
     (lambda r, s: r.hset(key(s, "s"), "version", "x"), lambda s: s.sessions(ANN)),
+    (lambda r, s: r.hset(key(s, "s"), "r:r", b"x"), lambda s: s.entries(ANN, "s", "r")),
+    (lambda r, s: r.hset(key(s, "s"), "r:r", b"1"), lambda s: s.entries(ANN, "s", "r")),
+    (lambda r, s: r.hset(key(s, "s"), "r:r", b"[]"), lambda s: s.entries(ANN, "s", "r")),
+    (lambda r, s: r.hset(key(s, "s"), "c:c1", b"short"), lambda s: s.fork(ANN, "s", "c1", "t", QUOTA, operation="f")),
+    (lambda r, s: r.hdel(key(s, "s"), "data"), lambda s: s.fork(ANN, "s", "c1", "t", QUOTA, operation="f")),
 ]
 
 
@@ -277,6 +282,47 @@ async def test_damage_is_told_and_never_guessed_at(
     await damage(redis, store)
     with pytest.raises(CorruptRecord):
         await read(store)
+
+
+FACTS = (
+    "agent",
+    "checkpoints",
+    "count",
+    "created",
+    "expires",
+    "fence",
+    "kept",
+    "lent",
+    "number",
+    "open",
+    "runs",
+    "updated",
+)
+
+
+@pytest.mark.parametrize("name", [*FACTS, "version"])
+async def test_a_damaged_session_is_told_by_all_that_use_it_and_can_be_deleted(
+    store: RedisSessionStore, redis: Redis, prefix: str, name: str
+) -> None:
+    calls: list[Read] = [
+        lambda s: s.read(ANN, "s"),
+        append,
+        lambda s: s.acquire(ANN, "s", "r", seconds=9, ttl=9),
+    ]
+    if name in ("count", "expires"):
+        calls.append(lambda s: s.messages(ANN, "s"))
+    deletes: list[Read] = [lambda s: s.delete(ANN, "s"), lambda s: s.delete_all(ANN)]
+    for delete in deletes:
+        await furnish(store)
+        if name in ("agent", "open"):
+            await cast("Any", redis).hdel(key(store, "s"), name)
+        else:
+            await cast("Any", redis).hset(key(store, "s"), name, "x")
+        for call in calls:
+            with pytest.raises(CorruptRecord):
+                await call(store)
+        assert await delete(store) == 1
+        assert {kept[-1:] for kept in await keys_of(redis, prefix)} <= {b"n", b"x"}
 
 
 def test_the_name_of_an_owner_that_is_damaged_is_told() -> None:

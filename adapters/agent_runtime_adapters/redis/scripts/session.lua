@@ -13,17 +13,34 @@ local NAMES = {
   'open', 'number', 'operation', 'kept',
 }
 local LAST = #NAMES
+local NUMBERS = {'expires', 'version', 'count', 'created', 'updated', 'checkpoints', 'runs', 'number', 'kept', 'fence'}
 local SLACK = 1.25 -- how much longer the keys are kept than their session lives: few writes have to prolong them
 
--- The session of these keys, its numbers as text; nil where there is none, or its time is up. And what `field` has.
-local function find(keys, field)
+local function damaged()
+  error({err = 'DAMAGED a session'})
+end
+
+-- The session of these keys, its numbers as text, damaged or not; nil where there is none, or its time is up. And what
+-- `field` has.
+local function lookup(keys, field)
   NAMES[LAST + 1] = field
   local values = redis.call('HMGET', keys.s, unpack(NAMES))
   NAMES[LAST + 1] = nil
-  if not values[1] or tonumber(values[1]) <= now then return nil end
+  if not values[1] or (tonumber(values[1]) or now + 1) <= now then return nil end
   local session = {keys = keys, was = values}
   for i = 1, LAST do session[NAMES[i]] = values[i] end
   return session, values[LAST + 1]
+end
+
+-- The same of one that is as it was written.
+local function find(keys, field)
+  local session, content = lookup(keys, field)
+  if not session then return nil end
+  for i = 1, #NUMBERS do
+    if not tonumber(session[NUMBERS[i]]) then damaged() end
+  end
+  if not (session.agent and session.open and (tonumber(session.lent) or not session.holder)) then damaged() end
+  return session, content
 end
 
 local function is_held(session)

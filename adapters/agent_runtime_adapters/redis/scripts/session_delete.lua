@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
-local session = find(here)
+local session = lookup(here)
 if not session then return 0 end
 remove(session)
 return 1

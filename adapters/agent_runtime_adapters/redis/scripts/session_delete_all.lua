@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 local gone = 0
 for _, id in ipairs(all()) do
-  local session = find(keys_of(id))
+  local session = lookup(keys_of(id))
   if session and (ARGV[4] == '' or session.agent == ARGV[4]) then
     remove(session)
     gone = gone + 1

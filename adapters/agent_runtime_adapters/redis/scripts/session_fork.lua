@@ -7,9 +7,10 @@ if there and there.operation == operation then return stored(there) end
 local source = find(here)
 local item = source and redis.call('HGET', here.s, 'c:' .. name)
 if not item then return 'missing' end
+if #item < 24 then damaged() end
 local refusal = there and 'exists' or no_room(max_sessions, max_sessions_per_user)
 if refusal then return refusal end
-local session = made(keys, source.agent, redis.call('HGET', here.s, 'data'), '0', operation, ttl)
+local session = made(keys, source.agent, redis.call('HGET', here.s, 'data') or damaged(), '0', operation, ttl)
 local _, count = struct.unpack('>I8I8', item)
 local place, left = 0, math.min(count, tonumber(source.count))
 while left > 0 do

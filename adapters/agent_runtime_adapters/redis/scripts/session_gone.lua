@@ -1,6 +1,7 @@
+-- Also of a session that is damaged.
 local function remove(session)
   local keys = session.keys
   redis.call('UNLINK', keys.s, keys.m, keys.c)
   redis.call('ZREM', o, keys.id)
-  redis.call('ZREM', x, member(session))
+  if session.number and session.agent then redis.call('ZREM', x, member(session)) end
 end

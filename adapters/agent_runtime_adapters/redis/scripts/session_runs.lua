@@ -4,7 +4,9 @@
 local function run_of(session, name)
   local found = redis.call('HGET', session.keys.s, 'r:' .. name)
   if not found then return nil end
-  local sequence, entries, count, created, updated = unpack(cjson.decode(found))
+  local can_be_read, fields = pcall(cjson.decode, found)
+  if not can_be_read or type(fields) ~= 'table' or #fields ~= 5 then damaged() end
+  local sequence, entries, count, created, updated = unpack(fields)
   return {name = name, sequence = sequence, entries = entries, count = count, created = created, updated = updated}
 end
 
