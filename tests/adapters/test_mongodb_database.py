@@ -37,7 +37,7 @@ from agent_runtime.ids import new_id
 from agent_runtime.testing.session_samples import TURN, done
 from agent_runtime_adapters.mongodb import MongoDatabase, MongoSessionStore, open_mongodb
 from agent_runtime_adapters.mongodb.failures import translated, unreached
-from agent_runtime_adapters.mongodb.fitness import check, is_replicated
+from agent_runtime_adapters.mongodb.fitness import Durability, check, is_replicated
 from agent_runtime_adapters.mongodb.indexes import INDEXES
 
 OWNER = Owner(tenant_id=None, user_id="ann")
@@ -163,6 +163,14 @@ async def test_writes_have_to_be_answered(mongodb_url: str) -> None:
 async def _open_volatile(url: str) -> None:
     async with MongoDatabase(url, database="w", timeout=30.0, durability="volatile"):
         pass
+
+
+@pytest.mark.parametrize(("durability", "level"), [("durable", "majority"), ("volatile", "local")])
+async def test_what_no_majority_has_to_acknowledge_is_read_before_it_does(
+    mongodb_url: str, durability: Durability, level: str
+) -> None:
+    async with MongoDatabase(mongodb_url, database="w", timeout=30.0, durability=durability) as database:
+        assert (await database.connected()).read_concern.level == level
 
 
 def test_who_has_a_majority_says_so() -> None:

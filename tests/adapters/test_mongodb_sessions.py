@@ -171,6 +171,34 @@ async def test_fences_grow_also_when_a_session_is_made_again(store: MongoSession
     assert fences == sorted(set(fences))
 
 
+async def test_there_may_be_more_sessions_than_anybody_counts(
+    store: MongoSessionStore, database: MongoDatabase
+) -> None:
+    ever = {"$set": {"value": 1 << 32}}
+    await database.do(lambda found: found["counters"].update_one({"_id": "sessions"}, ever, upsert=True))
+    s = SessionCalls(store=store, ttl=TTL)
+    assert isinstance(await s.create(), StoredSession)
+    assert (await s.leased()).fence > 1 << 32
+
+
+async def test_sessions_that_others_write_all_the_time_are_listed_at_once(
+    store: MongoSessionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s = SessionCalls(store=store, ttl=TTL)
+    for name in ("s", "t"):
+        await s.other(name).create()
+    readings: list[str] = []
+    real = AsyncCollection.find
+
+    def find(collection: AsyncCollection[dict[str, Any]], *args: Any, **options: Any) -> Any:
+        readings.append(collection.name)
+        return real(collection, *args, **options)
+
+    monkeypatch.setattr(AsyncCollection, "find", find)
+    assert len(await store.sessions(s.owner)) == 2
+    assert readings == ["sessions"]
+
+
 async def test_the_server_removes_what_nobody_has_a_day_after_its_time(
     store: MongoSessionStore, database: MongoDatabase
 ) -> None:
@@ -290,6 +318,8 @@ async def test_it_works_alike_on_a_standalone_server() -> None:
             assert await s.append(lease=lease) == 2
             assert await s.finish(lease=lease) == 4
             assert len(await s.messages()) == 4
+            await s.other("t").create()
+            assert {stored.session_id for stored in await store.sessions(s.owner)} == {"s", "t"}
             assert await s.delete()
 
 

@@ -32,7 +32,7 @@ from agent_runtime_adapters.mongodb.moments import SERVER_TIME, Moment, Moments,
 from agent_runtime_adapters.mongodb.owners import remove_parts
 from agent_runtime_adapters.mongodb.parts import batches, find_checkpoint
 
-_FENCES = 1 << 32  # that a session may give before those of the next one under its name begin
+_FENCES = 1 << 24  # that a session may give before those of the next one begin; so there may be 2 ** 39 sessions
 _LARGEST = 8 << 20  # bytes of messages in a document, which may have 16 MB with what belongs to it
 
 

@@ -3,12 +3,12 @@
 import asyncio
 import math
 import re
-from collections.abc import Awaitable, Callable, Coroutine
-from functools import partial
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias, TypedDict, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import anyio
+import pymongo
 from pymongo import AsyncMongoClient, ReadPreference, WriteConcern
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import PyMongoError
@@ -29,7 +29,8 @@ T = TypeVar("T")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,63}")
 _PLACE = re.compile(r"[A-Za-z0-9.,:%_\[\]-]+")
 _PATIENCE = 0.8  # of the timeout, for the driver to find a server: its own error says more than ours
-_LAST_WORDS = 1.0  # seconds that the client has to say goodbye, and a call to end that is cancelled
+_SHORTEST = 0.001  # seconds, where none are left: none at all would be no limit
+_LAST_WORDS = 1.0  # seconds that the client has to say goodbye
 
 
 class DatabaseOptions(TypedDict, total=False):
@@ -84,7 +85,7 @@ class MongoDatabase(StoreServer[Collections]):
                 f"{self.name} cannot be reached as the URL says: one of its options is wrong"
             ) from error
         try:
-            return await uncut(self._prepared(client))
+            return await self._uncut(lambda: self._prepared(client))
         except BaseException:
             await self._close(client)
             raise
@@ -100,6 +101,7 @@ class MongoDatabase(StoreServer[Collections]):
             serverSelectionTimeoutMS=wait,
             connectTimeoutMS=wait,
             waitQueueTimeoutMS=wait,
+            serverMonitoringMode="poll",  # a server that is gone is looked for by who needs it, every 0.5 s
             appname="agent-runtime",
         )
 
@@ -110,7 +112,7 @@ class MongoDatabase(StoreServer[Collections]):
                 self.database,
                 read_preference=ReadPreference.PRIMARY,
                 write_concern=self._acknowledged(client.write_concern),
-                read_concern=ReadConcern("majority") if is_replicated(hello) else ReadConcern(),
+                read_concern=self._confirmed() if is_replicated(hello) else ReadConcern(),
             )
             await check(hello, collections, self.name, self._durability)
             await make_indexes(collections)
@@ -128,27 +130,50 @@ class MongoDatabase(StoreServer[Collections]):
             return given
         return WriteConcern("majority", j=True, wtimeout=math.ceil(self.timeout * 1_000))
 
+    def _confirmed(self) -> ReadConcern:
+        """What nobody waits for to reach a majority must be read before it does."""
+        return ReadConcern("local" if self._durability == "volatile" else "majority")
+
     async def disconnect(self, connection: Collections) -> None:
         await self._close(connection.client)
 
     async def _close(self, client: AsyncMongoClient[Document]) -> None:
         with anyio.move_on_after(_LAST_WORDS, shield=True):
-            await uncut(client.close())
+            await self._uncut(client.close)
 
     async def do(
         self, call: Callable[[Collections], Awaitable[T]], *, writes: bool = True, repeatable: bool = False
     ) -> T:
-        return await super().do(partial(_uncut, call), writes=writes, repeatable=repeatable)
+        async def uncut(collections: Collections) -> T:
+            return await self._uncut(lambda: call(collections))
+
+        return await super().do(uncut, writes=writes, repeatable=repeatable)
+
+    async def _uncut(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Have it done until this scope's deadline, and by the driver's own clock: cancelled, leave it to end by itself.
+
+        On Python 3.11 a cancellation may take the driver's locks from those who hold them (it waits for its conditions by
+        `asyncio.wait_for`): one that nobody has and nobody can get would end every call of the client.
+        """
+        outcome: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        left = anyio.current_effective_deadline() - anyio.current_time()
+
+        async def job() -> None:
+            try:
+                with pymongo.timeout(max(left, _SHORTEST)):
+                    done = await call()
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is for the one who waits
+                if not outcome.done():
+                    outcome.set_exception(error)
+            else:
+                if not outcome.done():
+                    outcome.set_result(done)
+
+        self.start(job, on_end=outcome.cancel)
+        return await outcome
 
     def translated(self, error: Exception) -> AgentRuntimeError | None:
         return translated(error, self.name)
-
-
-async def _uncut(call: Callable[[Collections], Awaitable[T]], collections: Collections) -> T:
-    async def called() -> T:
-        return await call(collections)
-
-    return await uncut(called())
 
 
 class MongoStore(ServerStore[MongoDatabase]):
@@ -168,24 +193,6 @@ class MongoStore(ServerStore[MongoDatabase]):
         else:
             super().__init__(MongoDatabase(database, **options), owned=owned)
         self._clock = clock
-
-
-async def uncut(call: Coroutine[Any, Any, T]) -> T:
-    """Have it done in a task of its own, that is cancelled by one blow, and left time to end.
-
-    A scope's cancellation is repeated at each `await`. On Python 3.11 the driver, which waits for its conditions by
-    `asyncio.wait_for`, then goes on without the lock that it has to have again, and leaves it to nobody: all other calls
-    of the client would wait for it until the process ends.
-    """
-    task = asyncio.get_running_loop().create_task(call)
-    try:
-        await asyncio.wait([task])
-    finally:
-        with anyio.move_on_after(_LAST_WORDS, shield=True):
-            while not task.done():  # the driver may have missed it
-                task.cancel()
-                await asyncio.wait([task], timeout=_LAST_WORDS / 4)
-    return await task
 
 
 def _parts(url: str) -> tuple[str, str]:

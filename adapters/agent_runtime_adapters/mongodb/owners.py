@@ -3,12 +3,11 @@
 import itertools
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
 
 from pymongo.errors import PyMongoError
 
 from agent_runtime import Owner, StoredSession
-from agent_runtime_adapters.mongodb.database import Collections
+from agent_runtime_adapters.mongodb.database import Collections, Document
 from agent_runtime_adapters.mongodb.documents import owner_key, session_name, session_of
 from agent_runtime_adapters.mongodb.moments import Moments, pause
 
@@ -16,14 +15,26 @@ _SHOWN = {"pending": 0, "runs": 0, "writes": 0}  # what a list of sessions is wi
 
 
 async def sessions(collections: Collections, moments: Moments, owner: Owner) -> Sequence[StoredSession]:
-    """They are read until two readings are alike: then it was so at a moment in between."""
+    """As they were at one moment."""
     now = await moments.now(collections)
+    has_snapshots = collections.read_concern.level == "majority"
+    found = await (_in_a_snapshot if has_snapshots else _twice_alike)(collections, _living(owner, now))
+    return [session_of(document).stored(now) for document in found]
+
+
+async def _in_a_snapshot(collections: Collections, which: Document) -> list[Document]:
+    async with collections.client.start_session(snapshot=True) as session:
+        return await collections["sessions"].find(which, _SHOWN, session=session).to_list()
+
+
+async def _twice_alike(collections: Collections, which: Document) -> list[Document]:
+    """They are read until two readings are alike: then it was so at a moment in between."""
     seen: dict[str, int] | None = None
     for attempt in itertools.count():
-        found = await collections["sessions"].find(_living(owner, now), _SHOWN).to_list()
+        found = await collections["sessions"].find(which, _SHOWN).to_list()
         last, seen = seen, {document["_id"]: document["revision"] for document in found}
         if seen == last or len(seen) < 2:
-            return [session_of(document).stored(now) for document in found]
+            return found
         if last is not None:
             await pause(attempt)
     raise AssertionError("counting ends")
@@ -57,7 +68,7 @@ async def delete_all(collections: Collections, moments: Moments, owner: Owner, a
     return await _remove(collections, {**_living(owner, now), **agent})
 
 
-async def _remove(collections: Collections, which: dict[str, Any]) -> int:
+async def _remove(collections: Collections, which: Document) -> int:
     """These, with their parts; one that is another's meanwhile keeps its own."""
     sessions = collections["sessions"]
     found = await sessions.distinct("_id", which)
@@ -70,12 +81,12 @@ async def _remove(collections: Collections, which: dict[str, Any]) -> int:
     return done.deleted_count
 
 
-def _waiting(owner: Owner) -> dict[str, Any]:
+def _waiting(owner: Owner) -> Document:
     """Those that have not gone through the gate; of one who died there, somebody else might let it in later."""
     return {"owner": owner_key(owner), "expires_at": None, "wanted": {"$exists": True}}
 
 
-def _living(owner: Owner, now: float) -> dict[str, Any]:
+def _living(owner: Owner, now: float) -> Document:
     return {"owner": owner_key(owner), "expires_at": {"$gt": now}}
 
 
