@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from textwrap import dedent
@@ -284,17 +284,21 @@ async def test_more_duplicates_than_are_looked_at_at_once_hold_nobody_up(transpo
     assert [event_of(delivery).sequence for delivery in fetched.deliveries] == [2]
 
 
+@pytest.mark.parametrize("theirs", [("x", "y"), ("i", b"\xff", "d", b"\xff"), ("x", b"\xff", "y", b"\xff", "z", "")])
 async def test_an_entry_of_somebody_else_is_no_event_and_holds_nobody_up(
-    transport: RedisEventTransport, redis: Any, prefix: str
+    transport: RedisEventTransport, redis: Any, prefix: str, theirs: Sequence[str | bytes]
 ) -> None:
     await put(transport, 1)
     [topic] = await redis.execute_command("KEYS", f"{{{prefix}:*}}et:t")
-    await redis.execute_command("XADD", topic, "2-0", "x", "y")
+    await redis.execute_command("XADD", topic, "2-0", *theirs)
     await put(transport, 3)
     for messages in ((await transport.read("t")).messages, await _fetch(transport, "t", "c")):
         assert [event_of(message).sequence for message in (messages[0], messages[2])] == [1, 3]
         with pytest.raises(CorruptRecord):
             event_of(messages[1])
-    await redis.execute_command("XADD", topic.replace(b"et:t", b"ed:t:g"), "1-0", "x", "y")
+    [_, other, _] = await _fetch(transport, "t", "d")
+    await transport.bury("t", "g", other, "no event")
+    assert [letter.id for letter in await transport.dead_letters("t", "g")] == [other.id]
+    await redis.execute_command("XADD", topic.replace(b"et:t", b"ed:t:g"), "*", "x", "y")
     with pytest.raises(CorruptRecord):
         await transport.dead_letters("t", "g")

@@ -134,12 +134,12 @@ class _Place:
 def _message(entry: tuple[bytes, Sequence[bytes]]) -> TopicMessage:
     place, fields = entry
     identity, data = fields[1::2] if len(fields) == 4 else _NO_MESSAGE
-    return TopicMessage(place=_number(place), id=identity.decode(), data=data)
+    return TopicMessage(place=_number(place), id=_id(identity), data=data)
 
 
 def _delivery(found: tuple[bytes, bytes, bytes, int]) -> Delivery:
     place, identity, data, attempt = found
-    return Delivery(place=_number(place), id=identity.decode(), data=data, attempt=attempt)
+    return Delivery(place=_number(place), id=_id(identity), data=data, attempt=attempt)
 
 
 def _letter(entry: Sequence[object]) -> DeadLetter:
@@ -161,13 +161,18 @@ def _letter(entry: Sequence[object]) -> DeadLetter:
         ]:
             return DeadLetter(
                 place=_number(place),
-                id=identity.decode(),
+                id=_id(identity),
                 data=data,
                 attempt=int(attempt),
                 reason=reason.decode(),
             )
         case _:
             raise CorruptRecord("the dead letters of a group are damaged: an entry is none")
+
+
+def _id(identity: bytes) -> str:
+    """What is no text was written by somebody else, and need not come back as it was."""
+    return identity.decode("utf-8", "replace")
 
 
 def _number(place: bytes) -> str:
