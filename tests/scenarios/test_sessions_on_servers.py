@@ -9,7 +9,6 @@ from tests.scenarios.test_sessions_scenarios import (
     ANN,
     Clock,
     clock,
-    test_s48_ids_cannot_be_guessed,
     test_s48_the_life_of_a_session,
     test_s49_a_session_expires_once_and_an_update_does_not_make_it_permanent,
     test_s50_fifty_increments_at_once_give_fifty,
@@ -25,7 +24,6 @@ from agent_runtime import SessionManager, SessionStore, StoreUnavailable, open_s
 
 __all__ = (
     "clock",
-    "test_s48_ids_cannot_be_guessed",
     "test_s48_the_life_of_a_session",
     "test_s49_a_session_expires_once_and_an_update_does_not_make_it_permanent",
     "test_s50_fifty_increments_at_once_give_fifty",

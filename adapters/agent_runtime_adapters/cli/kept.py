@@ -26,7 +26,8 @@ KEPT = 90 * 86_400.0
 
 _SQLITE = "sqlite:///"
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+:", re.IGNORECASE)  # of two letters at least: C: is a drive
-_SECRET = re.compile(r"([?&;#][^=&;]*(?:pass|pwd|secret|token|key|auth|cred)[^=&;]*=)[^&;]*", re.IGNORECASE)
+_OPTION = re.compile(r"([?&;#])([^?&;#=]*)=[^&;]*")
+_SECRETS = ("pass", "pwd", "secret", "token", "key", "auth", "cred")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,13 @@ def without_password(where: str) -> str:
     who, at, place = rest.removeprefix(start).rpartition("@")
     user, has_password, _ = who.partition(":")
     hidden = f"{user}:***{at}{place}" if has_password else f"{who}{at}{place}"
-    return _SECRET.sub(r"\1***", f"{scheme}{colon}{start}{hidden}")
+    return _OPTION.sub(_without_secret, f"{scheme}{colon}{start}{hidden}")
+
+
+def _without_secret(option: re.Match[str]) -> str:
+    begin, name = option.groups()
+    may_be_secret = any(word in name.lower() for word in _SECRETS)
+    return f"{begin}{name}=***" if may_be_secret else option.group()
 
 
 def options_of(text: str) -> dict[str, Any]:
