@@ -13,6 +13,7 @@ from agent_runtime import (
     CorruptRecord,
     Message,
     MessageBatch,
+    OutcomeUnknown,
     Owner,
     RateLimit,
     Refusal,
@@ -30,6 +31,7 @@ from agent_runtime_adapters.postgres import (
 )
 from agent_runtime_adapters.postgres import connections as postgres_connections
 from agent_runtime_adapters.postgres import database as postgres_database
+from agent_runtime_adapters.postgres.connections import Rows
 
 OWNER = Owner(tenant_id=None, user_id="ann")
 BATCH = MessageBatch.of([Message(role="user", content="hello"), Message(role="assistant", content="good day")])
@@ -163,6 +165,28 @@ async def test_a_fork_and_who_removes_all_do_not_wait_for_each_other(
     assert [session.session_id for session in await store.sessions(owner)] == ["expired"]
 
 
+async def test_expired_sessions_that_were_removed_before_an_outage_are_told_of(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with PostgresSessionStore(postgres_url, schema=f"s_{new_id().lower()}", clock=lambda: 1_000.0) as store:
+        await execute(store.server, EXPIRED)
+        real, calls = store.server.call, 0
+
+        async def call(function: str, *values: object) -> Rows:
+            nonlocal calls
+            calls += 1
+            if calls == 2:
+                raise OutcomeUnknown("lost")
+            return await real(function, *values)
+
+        monkeypatch.setattr(store.server, "call", call)
+        told = [*await store.expire(), *await store.expire()]
+        assert len({expired.session_id for expired in told}) == len(told) == 150
+        calls = 1
+        with pytest.raises(OutcomeUnknown):
+            await store.expire()
+
+
 async def until_waiting(connection: asyncpg.Connection, count: int) -> None:
     """Until so many wait for a lock, one behind the other."""
     query = "SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted"
@@ -191,4 +215,10 @@ CREATE SCHEMA {0};
 CREATE FUNCTION {0}.unnest(bytea[]) RETURNS SETOF bytea LANGUAGE plpgsql AS $$ BEGIN RAISE 'trapped'; END $$;
 CREATE FUNCTION {0}.unnest(double precision[]) RETURNS SETOF double precision LANGUAGE plpgsql
 AS $$ BEGIN RAISE 'trapped'; END $$
+"""
+
+EXPIRED = """
+INSERT INTO agent_runtime.sessions (
+    tenant_id, user_id, session_id, agent_id, closed, operation, created_at, updated_at, expires_at, due, data
+) SELECT '', 'ann', 's' || n, 'a', false, 'o', 0, 0, 1, 1, '' FROM generate_series(1, 150) AS n
 """

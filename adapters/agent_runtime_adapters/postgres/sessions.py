@@ -10,6 +10,7 @@ from agent_runtime import (
     LeaseToken,
     Message,
     MessageBatch,
+    OutcomeUnknown,
     Owner,
     Refusal,
     SessionContent,
@@ -19,9 +20,13 @@ from agent_runtime import (
     StoredLease,
     StoredRun,
     StoredSession,
+    StoreUnavailable,
 )
 from agent_runtime_adapters.postgres.connections import Rows
 from agent_runtime_adapters.postgres.store import PostgresStore, in_range, owner_columns
+
+_EXPIRED = 1_000
+_EXPIRED_AT_ONCE = 100  # with all that belongs to them
 
 
 class PostgresSessionStore(PostgresStore):
@@ -95,15 +100,19 @@ class PostgresSessionStore(PostgresStore):
         return await self._answer("session_fork", owner, session_id, checkpoint_id, new_id, operation, *limits)
 
     async def expire(self) -> Sequence[ExpiredSession]:
-        rows = await self.server.call("session_expire", self.now())
-        return [
-            ExpiredSession(
-                owner=Owner(tenant_id=row["tenant_id"] or None, user_id=row["user_id"]),
-                session_id=row["session_id"],
-                agent_id=row["agent_id"],
-            )
-            for row in rows
-        ]
+        """Some by each statement, so that it ends within the timeout. What is removed before one fails is told of."""
+        told: list[ExpiredSession] = []
+        while len(told) < _EXPIRED:
+            try:
+                rows = await self.server.call("session_expire", self.now(), _EXPIRED_AT_ONCE)
+            except (StoreUnavailable, OutcomeUnknown):
+                if not told:
+                    raise
+                break
+            told += map(_expired, rows)
+            if len(rows) < _EXPIRED_AT_ONCE:
+                break
+        return told
 
     # Messages
 
@@ -231,6 +240,14 @@ class PostgresSessionStore(PostgresStore):
     async def _answer(self, function: str, owner: Owner, session_id: str, *values: object) -> StoredSession | Refusal:
         row = await self._write(function, owner, session_id, *values, repeatable=True)
         return _refusal(row) or _session(row)
+
+
+def _expired(row: asyncpg.Record) -> ExpiredSession:
+    return ExpiredSession(
+        owner=Owner(tenant_id=row["tenant_id"] or None, user_id=row["user_id"]),
+        session_id=row["session_id"],
+        agent_id=row["agent_id"],
+    )
 
 
 def _bounded(number: int | None) -> int | None:

@@ -105,13 +105,13 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION agent_runtime.session_expire(clock double precision)
+-- At most so many as there is `room` for.
+CREATE FUNCTION agent_runtime.session_expire(clock double precision, room bigint)
 RETURNS TABLE (tenant_id text, user_id text, session_id text, agent_id text) LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
     t double precision := agent_runtime.moment(clock);
-    room integer := 1000;
     found_aside bigint;
 BEGIN
     RETURN QUERY DELETE FROM agent_runtime.expired_sessions AS e WHERE e.id = ANY (ARRAY(
@@ -124,7 +124,7 @@ BEGIN
     )) RETURNING s.tenant_id, s.user_id, s.session_id, s.agent_id;
     UPDATE agent_runtime.sessions AS s SET due = s.expires_at WHERE s.id = ANY (ARRAY(
         SELECT d.id FROM agent_runtime.sessions AS d
-         WHERE d.due <= t AND d.expires_at > t LIMIT room FOR UPDATE SKIP LOCKED
+         WHERE d.due <= t AND d.expires_at > t LIMIT 1000 FOR UPDATE SKIP LOCKED
     ));
 END
 $$;
