@@ -1,5 +1,7 @@
 """What is Redis's own among the promises of the stores of values, rate limits and events."""
 
+import math
+import struct
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any
@@ -350,6 +352,28 @@ async def test_a_value_that_is_damaged_is_not_given(stores: Stores, place: int) 
     await stores.ask("SET", key, bytes(data))
     with pytest.raises(CorruptRecord, match="checksum"):
         await stores.values.get(OWNER, "k")
+
+
+@pytest.mark.parametrize("version", [math.nan, math.inf, 1.5])
+async def test_a_value_whose_version_is_damaged_is_not_given(stores: Stores, version: float) -> None:
+    [key] = await stores.keys("kv")
+    await stores.ask("SETRANGE", key, 0, struct.pack(">d", version))
+    with pytest.raises(CorruptRecord, match="version"):
+        await stores.values.get(OWNER, "k")
+
+
+@pytest.mark.parametrize("place", range(3))
+@pytest.mark.parametrize("number", [math.nan, math.inf, -1.0, 1.5])
+async def test_a_log_whose_numbers_are_damaged_is_told_and_can_be_deleted(
+    stores: Stores, place: int, number: float
+) -> None:
+    [key] = await stores.keys("el")
+    await stores.ask("SETRANGE", key, 8 * place, struct.pack(">d", number))
+    for name in ("read", "append"):
+        with pytest.raises(CorruptRecord):
+            await CALLS[name](stores)
+    assert await stores.logs.delete(OWNER, "s")
+    assert await stores.logs.read(OWNER, "s") is None
 
 
 @pytest.mark.parametrize("name", ["get", "add", "replace", "delete", "take", "peek", "settle", "append", "read"])

@@ -88,6 +88,8 @@ def _stored(found: bytes) -> StoredValue:
     value = found[_HEAD.size :]
     if zlib.crc32(value).to_bytes(4) != checksum:
         raise CorruptRecord("a value is damaged: its checksum is wrong")
+    if not version.is_integer():  # nor is what is infinite, or no number
+        raise CorruptRecord("a value is damaged: its version is no number")
     return StoredValue(value=value, version=int(version), expires_at=expires_at)
 
 
