@@ -65,7 +65,7 @@ def doctor(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check this installation, or the stores at a URL.
+    """Check what is installed, or stores at a URL.
 
     Exit code 1 when something is broken; what is only missing is nothing bad.
     """
