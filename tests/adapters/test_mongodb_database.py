@@ -1,5 +1,6 @@
 """The connection to MongoDB: what it takes, whether the server is fit, and what its failures become."""
 
+import struct
 from collections.abc import AsyncGenerator, Generator
 from typing import Any
 
@@ -36,6 +37,7 @@ from agent_runtime import (
 from agent_runtime.ids import new_id
 from agent_runtime.testing.session_samples import TURN, done
 from agent_runtime_adapters.mongodb import MongoDatabase, MongoSessionStore, open_mongodb
+from agent_runtime_adapters.mongodb.database import Collections
 from agent_runtime_adapters.mongodb.failures import translated, unreached
 from agent_runtime_adapters.mongodb.fitness import Durability, check, is_replicated
 from agent_runtime_adapters.mongodb.indexes import INDEXES
@@ -217,6 +219,50 @@ def test_an_error_of_the_driver_is_one_of_ours_without_its_words(
 
 def test_other_errors_stay_what_they_are() -> None:
     assert translated(KeyError("x"), "MongoDB at x") is None
+
+
+@pytest.mark.parametrize("error", [RuntimeError("Lock is not acquired"), struct.error("secret"), IndexError("secret")])
+def test_whatever_comes_out_of_the_driver_leaves_in_doubt(error: Exception) -> None:
+    code = "def answer(error):\n    raise error"
+    driver: dict[str, Any] = {"__name__": "pymongo.asynchronous.topology"}
+    exec(code, driver)
+    with pytest.raises(type(error)) as caught:
+        driver["answer"](error)
+    told = translated(caught.value, "MongoDB at x")
+    assert isinstance(told, OutcomeUnknown)
+    assert "secret" not in str(told)
+
+
+async def test_a_driver_that_is_cancelled_is_left_to_end_by_itself(database: MongoDatabase) -> None:
+    async def slow(collections: Collections) -> None:
+        try:
+            await anyio.sleep(0.1)
+        except anyio.get_cancelled_exc_class():
+            pytest.fail("cancelled")
+
+    database.timeout, timeout = 0.05, database.timeout
+    with pytest.raises(OutcomeUnknown, match="timeout"):
+        await database.do(slow)
+    database.timeout = timeout
+    await database.settled()
+
+
+async def test_what_the_driver_waits_for_ends_before_the_call(program: Program) -> None:
+    database = MongoDatabase(program.url, timeout=1.0)
+    async with database:
+        program.pause()
+        try:
+            async with anyio.create_task_group() as group:
+                for _ in range(20):
+                    group.start_soon(_lost, database)
+        finally:
+            program.go_on()
+        assert await database.do(lambda found: found["counters"].find_one({}), writes=False)
+
+
+async def _lost(database: MongoDatabase) -> None:
+    with pytest.raises((StoreUnavailable, OutcomeUnknown)):
+        await database.do(lambda found: found["counters"].insert_one({}))
 
 
 def test_who_was_not_reached_has_done_nothing() -> None:

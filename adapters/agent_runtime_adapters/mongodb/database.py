@@ -28,7 +28,10 @@ T = TypeVar("T")
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,63}")
 _PLACE = re.compile(r"[A-Za-z0-9.,:%_\[\]-]+")
-_PATIENCE = 0.8  # of the timeout, for the driver to find a server: its own error says more than ours
+_PATIENCE = 0.9  # of what is left of the timeout, for the driver: its own error says more than ours
+_LOOK = (
+    0.4  # of the timeout, for the driver to connect and to look at a server, so that it looks again before it is over
+)
 _SHORTEST = 0.001  # seconds, where none are left: none at all would be no limit
 _LAST_WORDS = 1.0  # seconds that the client has to say goodbye
 
@@ -55,6 +58,7 @@ class MongoDatabase(StoreServer[Collections]):
         timeout: Seconds for each call. A replica set without a primary is waited for so long.
         durability: A write is acknowledged by a majority of the servers and in their journals. `"volatile"` takes what
             the URL says instead (`w`, `journal`), and a server that keeps its data in memory only.
+        namespace: A database that wins over the URL's, which then only says where the user is known.
 
     Raises `ConfigurationError` for a URL or an option that it does not take; later, for a server that is not fit.
     """
@@ -66,12 +70,13 @@ class MongoDatabase(StoreServer[Collections]):
         database: str = "agent_runtime",
         timeout: float = 5.0,
         durability: Durability = "durable",
+        namespace: str | None = None,
     ) -> None:
         place, given = _parts(url)
         super().__init__(f"MongoDB at {place}", timeout=timeout)
         if durability not in ("durable", "volatile"):
             raise ConfigurationError(f"durability is {durability!r}, and must be 'durable' or 'volatile'")
-        self.database = given or database
+        self.database = (given or database) if namespace is None else namespace
         if not _NAME.fullmatch(self.database):
             raise ConfigurationError(f"database is {self.database!r}, and must be 1 to 63 letters, digits, _ and -")
         self._url = url
@@ -92,15 +97,12 @@ class MongoDatabase(StoreServer[Collections]):
 
     def _client(self) -> AsyncMongoClient[Document]:
         """Repeats are ours, which know what may be repeated."""
-        wait = math.ceil(self.timeout * _PATIENCE * 1_000)
         return AsyncMongoClient(
             self._url,
             retryWrites=False,
             retryReads=False,
             tz_aware=True,
-            serverSelectionTimeoutMS=wait,
-            connectTimeoutMS=wait,
-            waitQueueTimeoutMS=wait,
+            connectTimeoutMS=math.ceil(self.timeout * _LOOK * 1_000),
             serverMonitoringMode="poll",  # a server that is gone is looked for by who needs it, every 0.5 s
             appname="agent-runtime",
         )
@@ -138,8 +140,8 @@ class MongoDatabase(StoreServer[Collections]):
         await self._close(connection.client)
 
     async def _close(self, client: AsyncMongoClient[Document]) -> None:
-        with anyio.move_on_after(_LAST_WORDS, shield=True):
-            await self._uncut(client.close)
+        with pymongo.timeout(_LAST_WORDS), anyio.move_on_after(2 * _LAST_WORDS, shield=True):
+            await client.close()
 
     async def do(
         self, call: Callable[[Collections], Awaitable[T]], *, writes: bool = True, repeatable: bool = False
@@ -156,7 +158,7 @@ class MongoDatabase(StoreServer[Collections]):
         `asyncio.wait_for`): one that nobody has and nobody can get would end every call of the client.
         """
         outcome: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        left = anyio.current_effective_deadline() - anyio.current_time()
+        left = _PATIENCE * (anyio.current_effective_deadline() - anyio.current_time())
 
         async def job() -> None:
             try:
@@ -169,7 +171,10 @@ class MongoDatabase(StoreServer[Collections]):
                 if not outcome.done():
                     outcome.set_result(done)
 
-        self.start(job, on_end=outcome.cancel)
+        def over() -> None:
+            outcome.cancel()  # without one, where `aclose` has ended it
+
+        self.start(job, on_end=over)
         return await outcome
 
     def translated(self, error: Exception) -> AgentRuntimeError | None:

@@ -1,6 +1,7 @@
 """What MongoDB and its driver say, in our words. Nothing else in this folder knows error codes."""
 
 from collections.abc import Mapping
+from traceback import walk_tb
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -27,6 +28,7 @@ from agent_runtime import (
     StoreUnavailable,
 )
 
+_DRIVER = frozenset({"pymongo", "bson"})
 _UNDONE = frozenset({10058, 10107, 13435})  # it is no primary (any more), and has not begun with the write
 _DOUBTFUL = frozenset({6, 7, 50, 64, 89, 91, 189, 262, 9001, 11600, 11601, 11602})  # it was ended, or may have been
 _TOO_LARGE = frozenset({10334, 17280, 17419, 17420})
@@ -66,7 +68,17 @@ def translated(error: Exception, name: str) -> AgentRuntimeError | None:
         return InvalidInput("a value is of a type that cannot be stored, or text that is not Unicode")
     if isinstance(error, OperationFailure):
         return _said(error, name)
-    return _lost(error, name) if isinstance(error, PyMongoError) else None
+    if isinstance(error, PyMongoError):
+        return _lost(error, name)
+    return _unknown(name) if _is_the_driver_s(error) else None
+
+
+def _is_the_driver_s(error: Exception) -> bool:
+    """Whether it comes out of the driver, whatever it is: one of a lock, of a socket or of an answer that makes no sense."""
+    if isinstance(error, AgentRuntimeError):
+        return False
+    modules = (frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__))
+    return any(module.partition(".")[0] in _DRIVER for module in modules)
 
 
 def unreached(error: Exception, name: str) -> AgentRuntimeError | None:
