@@ -46,7 +46,7 @@ class Stores:
         self.logs = MongoEventLog(database, bounds=LogBounds(max_events=5), clock=lambda: self.now)
 
     async def furnish(self) -> None:
-        await emptied(self.values)
+        await emptied(self.values, *COLLECTIONS)
         await self.values.set(OWNER, "k", b"value", ttl=60)
         await self.limits.take([CHARGE])
         await self.logs.append(OWNER, "s", [b"a", b"b", b"c"], expected=0, ttl=60, operation="o")
@@ -325,5 +325,12 @@ async def test_stores_by_url_have_a_namespace_that_is_erased(mongodb_url: str) -
     async with open_stores(mongodb_url, namespace=name) as stores:
         assert await stores.key_values.get(OWNER, "k") is None
         await stores.erase()
-    with pytest.raises(ConfigurationError, match="the URL names another"):
-        open_stores("mongodb://localhost:1/other", namespace=name)
+
+
+async def test_a_namespace_wins_over_the_database_of_the_url(mongodb_url: str) -> None:
+    name = f"n{new_id()[:20].lower()}"
+    async with open_stores(mongodb_url.replace("/?", f"/{new_id()}?"), namespace=name) as there:
+        await there.key_values.set(OWNER, "k", b"v", ttl=60)
+        async with open_stores(mongodb_url, namespace=name) as same:
+            assert await same.key_values.get(OWNER, "k") == await there.key_values.get(OWNER, "k") is not None
+        await there.erase()

@@ -2,7 +2,7 @@
 
 from typing_extensions import Unpack
 
-from agent_runtime import ConfigurationError, LogBounds, Stores
+from agent_runtime import LogBounds, Stores
 from agent_runtime_adapters.mongodb.database import Clock, DatabaseOptions, MongoDatabase
 from agent_runtime_adapters.mongodb.event_logs import MongoEventLog
 from agent_runtime_adapters.mongodb.key_values import MongoKeyValueStore
@@ -20,16 +20,11 @@ def open_mongodb(
 ) -> Stores:
     """The stores at `mongodb://host:port/database` or `mongodb+srv://host/database`; options are `MongoDatabase`'s.
 
-    `namespace` is a `database` that is erased. `clock` gives Unix seconds in the place of the server's own time. Raises
-    `ConfigurationError` for a URL or an option that it does not take, and for a `namespace` where the URL names a database.
+    `namespace` is a database that is erased, and is used in the place of the one that the URL names, as `database` is not.
+    `clock` gives Unix seconds in the place of the server's own time. Raises `ConfigurationError` for a URL or an option that
+    it does not take.
     """
-    if namespace is not None:
-        options["database"] = namespace
-    database = MongoDatabase(url, **options)
-    if namespace not in (None, database.database):
-        raise ConfigurationError(
-            f"namespace={namespace!r} is a database, and the URL names another: leave one of them out"
-        )
+    database = MongoDatabase(url, namespace=namespace, **options)
 
     async def erase() -> None:
         await database.do(lambda at: at.client.drop_database(at), repeatable=True)
