@@ -171,6 +171,30 @@ async def test_fences_grow_also_when_a_session_is_made_again(store: MongoSession
     assert fences == sorted(set(fences))
 
 
+async def test_a_claim_that_is_over_is_not_written_again_by_another(
+    store: MongoSessionStore, database: MongoDatabase
+) -> None:
+    now, end = 1_000.0, 1_030.0
+    told: list[str] = []
+
+    async def expire() -> None:
+        mine = MongoSessionStore(database, clock=lambda: now)  # which takes no turns with the others
+        while now < end:
+            told.extend(expired.session_id for expired in await mine.expire())
+
+    s = SessionCalls(store=MongoSessionStore(database, clock=lambda: now), ttl=1.0)
+    async with anyio.create_task_group() as group:
+        for _ in range(4):
+            group.start_soon(expire)
+        while now < end:
+            await s.other(f"s{now:.0f}").create()
+            now += 1
+    told += [expired.session_id for expired in await s.store.expire()]
+    assert len(told) == 30
+    [counter] = [found for found in await documents(database, "counters") if found["_id"] == "expired"]
+    assert counter["claims"] == []
+
+
 async def test_there_may_be_more_sessions_than_anybody_counts(
     store: MongoSessionStore, database: MongoDatabase
 ) -> None:
@@ -188,7 +212,7 @@ async def test_sessions_that_others_write_all_the_time_are_listed_at_once(
     for name in ("s", "t"):
         await s.other(name).create()
     readings: list[str] = []
-    real = AsyncCollection.find
+    real = cast(Any, AsyncCollection).find
 
     def find(collection: AsyncCollection[dict[str, Any]], *args: Any, **options: Any) -> Any:
         readings.append(collection.name)
@@ -264,7 +288,7 @@ async def test_a_session_that_gets_another_agent_while_its_old_one_is_deleted_ke
     s = SessionCalls(store=store, ttl=TTL)
     await s.create()
     await s.append()
-    real = AsyncCollection.delete_many
+    real = cast(Any, AsyncCollection).delete_many
 
     async def after_a_write(*args: Any) -> Any:
         monkeypatch.setattr(AsyncCollection, "delete_many", real)

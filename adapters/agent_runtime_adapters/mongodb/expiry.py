@@ -51,7 +51,8 @@ async def _some(collections: Collections, moments: Moments) -> Sequence[ExpiredS
         async for prolonged in collections["sessions"].find({"_id": {"$in": list(mine)}}, {"_id": 1}):
             del mine[prolonged["_id"]]  # by one who has seen it when it lived, in the same moment
     with suppress(PyMongoError):  # they are removed; what is left is for the server, in time
-        await collections["counters"].update_one(_CLAIMS, {"$pull": {"claims": {"by": claim}}})
+        over = {"$pull": {"claims": {"by": claim}}, "$inc": {"revision": 1}}  # who has read it does not write it again
+        await collections["counters"].update_one(_CLAIMS, over)
     await remove_parts(collections, [session for session, document in mine.items() if _has_parts(document)])
     return [
         ExpiredSession(
