@@ -25,17 +25,24 @@ durable = pytest.mark.parametrize("store", DURABLE, indirect=True)
 every = pytest.mark.parametrize("store", STORES, indirect=True)
 
 
+SLOWER = {"mongodb": 3}  # how many times as long as the others the server of the tests takes
+
+
 def made(program: Program, store: str, *, few: int, full: int) -> Figure:
     """With few faults, and fewer where each takes its way over a connection."""
-    some = max(2, few // 3) if store in SERVERS else few
-    figure: Figure = kept(anyio.run(program, store, full if SOAK else some, SEED))
+    some = max(2, few // 3 // SLOWER.get(store, 1)) if store in SERVERS else few
+    return counted(program, store, full if SOAK else some)
+
+
+def counted(program: Program, store: str, count: int) -> Figure:
+    figure: Figure = kept(anyio.run(program, store, count, SEED))
     assert figure.met, str(figure)
     return figure
 
 
 @durable
 def test_a_worker_killed_at_any_moment_loses_and_repeats_nothing(store: str) -> None:
-    figure = made(kill, store, few=15, full=200)
+    figure = made(kill, store, few=15 * SLOWER.get(store, 1), full=200)
     assert figure.faults >= 5 and figure.seen["turns completed"] > 0
 
 
@@ -69,13 +76,14 @@ def test_a_cancellation_at_any_await_leaves_nothing_half_done(store: str) -> Non
     if SOAK:
         made(cancel, store, few=1, full=3)
         return
-    figure = anyio.run(lambda: cancel(store, 1, SEED, stride=29 if store in SERVERS else 13))
+    figure = anyio.run(lambda: cancel(store, 1, SEED, stride=29 * SLOWER.get(store, 1) if store in SERVERS else 13))
     assert figure.met, str(figure)
 
 
 @every
 def test_a_store_call_that_fails_loses_and_repeats_nothing(store: str) -> None:
-    made(outage, store, few=150 if store in SERVERS else 17, full=1)  # each so many-th call
+    each = 50 * SLOWER.get(store, 1) if store in SERVERS else 17
+    counted(outage, store, 1 if SOAK else each)  # each so many-th call
 
 
 @durable
