@@ -155,10 +155,11 @@ async def broken_by(contract: OfBroken, among: Iterable[str] = PROMISES) -> dict
     return found
 
 
-async def check_broken(contract: OfBroken, promises: str, loop: str) -> None:
-    """It breaks exactly these; on one of the loops it is enough that it breaks these."""
+async def check_broken(contract: OfBroken, promises: str, loop: str, number: int) -> None:
+    """It breaks exactly these. Of two layers in three, and on one of the loops, it is enough that it breaks these."""
     expected = set(promises.split(", "))
-    found = await broken_by(contract, PROMISES if SOAK or loop == "asyncio" else expected)
+    wholly = SOAK or (loop == "asyncio" and number % 3 == 0)
+    found = await broken_by(contract, PROMISES if wholly else expected)
     assert set(found) == expected, found
 
 
@@ -167,7 +168,7 @@ async def test_a_broken_layer_breaks_the_promises_that_it_breaks(name: str, anyi
     class Of(OfBroken):
         layer = LAYERS[name]
 
-    await check_broken(Of(), BROKEN[name], anyio_backend_name)
+    await check_broken(Of(), BROKEN[name], anyio_backend_name, list(BROKEN).index(name))
 
 
 @pytest.mark.parametrize("name", CHANGING)
@@ -176,7 +177,7 @@ async def test_a_layer_that_may_change_answers_breaks_the_other_promises(name: s
         changes_answer = True
         layer = CHANGING_LAYERS[name]
 
-    await check_broken(Of(), CHANGING[name], anyio_backend_name)
+    await check_broken(Of(), CHANGING[name], anyio_backend_name, list(CHANGING).index(name))
 
 
 @pytest.mark.parametrize("layer", SOUND)
