@@ -15,7 +15,7 @@ from pymongo.errors import PyMongoError
 from pymongo.read_concern import ReadConcern
 from typing_extensions import Unpack
 
-from agent_runtime import AgentRuntimeError, ConfigurationError, ServerStore, StoreServer
+from agent_runtime import AgentRuntimeError, ConfigurationError, ServerStore, StoreServer, StoreUnavailable
 from agent_runtime_adapters.mongodb.failures import translated, unreached
 from agent_runtime_adapters.mongodb.fitness import Durability, check, is_replicated
 from agent_runtime_adapters.mongodb.indexes import make_indexes
@@ -90,7 +90,7 @@ class MongoDatabase(StoreServer[Collections]):
                 f"{self.name} cannot be reached as the URL says: one of its options is wrong"
             ) from error
         try:
-            return await self._uncut(lambda: self._prepared(client))
+            return await self._before(lambda: self._prepared(client))
         except BaseException:
             await self._close(client)
             raise
@@ -108,23 +108,15 @@ class MongoDatabase(StoreServer[Collections]):
         )
 
     async def _prepared(self, client: AsyncMongoClient[Document]) -> Collections:
-        try:
-            hello: Document = await client.admin.command("hello")
-            collections = client.get_database(
-                self.database,
-                read_preference=ReadPreference.PRIMARY,
-                write_concern=self._acknowledged(client.write_concern),
-                read_concern=self._confirmed() if is_replicated(hello) else ReadConcern(),
-            )
-            await check(hello, collections, self.name, self._durability)
-            await make_indexes(collections)
-        except AgentRuntimeError:
-            raise
-        except Exception as error:
-            ours = unreached(error, self.name)
-            if ours is None:
-                raise
-            raise ours from error
+        hello: Document = await client.admin.command("hello")
+        collections = client.get_database(
+            self.database,
+            read_preference=ReadPreference.PRIMARY,
+            write_concern=self._acknowledged(client.write_concern),
+            read_concern=self._confirmed() if is_replicated(hello) else ReadConcern(),
+        )
+        await check(hello, collections, self.name, self._durability)
+        await make_indexes(collections)
         return collections
 
     def _acknowledged(self, given: WriteConcern) -> WriteConcern:
@@ -147,9 +139,24 @@ class MongoDatabase(StoreServer[Collections]):
         self, call: Callable[[Collections], Awaitable[T]], *, writes: bool = True, repeatable: bool = False
     ) -> T:
         async def uncut(collections: Collections) -> T:
+            client = collections.client
+            if not client.topology_description.has_writable_server():
+                await self._before(lambda: client.admin.command("ping"))
             return await self._uncut(lambda: call(collections))
 
         return await super().do(uncut, writes=writes, repeatable=repeatable)
+
+    async def _before(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Have it done ahead of what a caller asked for, of which nothing is done when it fails or takes too long."""
+        with anyio.move_on_after(_left()):
+            try:
+                return await self._uncut(call)
+            except Exception as error:
+                ours = unreached(error, self.name)
+                if ours is None:
+                    raise
+                raise ours from error
+        raise StoreUnavailable(f"{self.name} was not reached in {self.timeout:g} s, or has no primary (timeout)")
 
     async def _uncut(self, call: Callable[[], Awaitable[T]]) -> T:
         """Have it done until this scope's deadline, and by the driver's own clock: cancelled, leave it to end by itself.
@@ -158,11 +165,11 @@ class MongoDatabase(StoreServer[Collections]):
         `asyncio.wait_for`): one that nobody has and nobody can get would end every call of the client.
         """
         outcome: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        left = _PATIENCE * (anyio.current_effective_deadline() - anyio.current_time())
+        left = max(_left(), _SHORTEST)
 
         async def job() -> None:
             try:
-                with pymongo.timeout(max(left, _SHORTEST)):
+                with pymongo.timeout(left):
                     done = await call()
             except Exception as error:  # noqa: BLE001 - whatever it is, it is for the one who waits
                 if not outcome.done():
@@ -198,6 +205,11 @@ class MongoStore(ServerStore[MongoDatabase]):
         else:
             super().__init__(MongoDatabase(database, **options), owned=owned)
         self._clock = clock
+
+
+def _left() -> float:
+    """Seconds that the driver has."""
+    return _PATIENCE * (anyio.current_effective_deadline() - anyio.current_time())
 
 
 def _parts(url: str) -> tuple[str, str]:
