@@ -8,7 +8,8 @@ RUN = $(VENV)/bin/python -m
 SOURCES = agent_runtime middleware adapters tests examples benchmarks
 VERSIONS = 3.11 3.12 3.13
 CONTRACTS = event_logs event_transports key_value_stores llm_clients middleware rate_limit_stores session_stores store_faults
-COVERING = unit scenarios security reliability $(CONTRACTS:%=conformance/test_%.py)
+SCENARIOS = $(filter-out %/test_durable_scenarios.py,$(wildcard tests/scenarios/test_*_scenarios.py))
+COVERING = unit security reliability test_package.py $(SCENARIOS:tests/%=%) $(CONTRACTS:%=conformance/test_%.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo servers test test-all soak lint types docs bench format constraints clean

@@ -1,6 +1,7 @@
 """The contract of LLM clients: the scripted client keeps it, and a client that breaks a promise is found."""
 
 from collections.abc import Callable
+from typing import Self
 
 import anyio
 import pytest
@@ -21,6 +22,23 @@ class TestScriptedLLMClient(LLMClientContract):
             return ScriptedLLMClient([echo], repeat=True, yields=True)
         answer = ScriptedReply(delay=60) if behaviour == "silent" else ProviderUnavailable("the model is down")
         return ScriptedLLMClient([answer], repeat=True)
+
+
+class Opened(ScriptedLLMClient):
+    """A client that answers only while it is open."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+
+class TestClientWithALifespan(TestScriptedLLMClient):
+    def make(self, behaviour: Behaviour) -> LLMClient:
+        client = super().make(behaviour)
+        assert isinstance(client, ScriptedLLMClient)
+        return Opened([echo], repeat=True, yields=True) if behaviour == "echo" else client
 
 
 class Broken:

@@ -1,6 +1,7 @@
 """Scenarios 21 to 24, 26 to 30, 32 and 33: what the onion does with its layers."""
 
 import gc
+import os
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -35,6 +36,9 @@ from agent_runtime import (
 from agent_runtime_middleware.auth import ApiKeys, AuthMiddleware
 
 KEY, RECORD = ApiKeys.generate("ann")
+
+
+SOAK = os.environ.get("AGENT_RUNTIME_SOAK") == "1"
 
 
 def ask(task: str = "hello", credential: Secret | None = None, **metadata: Any) -> AgentContext:
@@ -386,6 +390,7 @@ async def test_s32_ten_no_op_layers_cost_far_less_than_a_millisecond() -> None:
     assert median(overheads) < 0.0002
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio", *(["trio"] if SOAK else [])])
 async def test_s32_a_hundred_thousand_runs_through_ten_layers_leave_nothing_behind() -> None:
     ten: list[Layer] = [NoOp(number) for number in range(10)]
     execute = AgentExecutor(echo, middleware=ten).execute

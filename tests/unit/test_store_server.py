@@ -18,6 +18,7 @@ from agent_runtime import (
     StoreUnavailable,
 )
 from agent_runtime.testing import no_leaks
+from agent_runtime.testing.store_faults import settled
 
 
 class Lost(Exception):
@@ -281,3 +282,13 @@ async def test_a_store_ends_the_connection_that_is_its_own(server: Numbers, owne
             await server.do(lambda wire: wire.add(1))
     else:
         assert await server.do(lambda wire: wire.add(1)) == 2
+
+
+async def test_what_a_cancelled_caller_left_going_on_can_be_waited_for(server: Numbers) -> None:
+    task = asyncio.create_task(server.do(add_one))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task], timeout=1)
+    await settled(ServerStore(server, owned=False))
+    assert server.answered == 1
+    await settled(object())  # of other stores there is nothing to wait for
