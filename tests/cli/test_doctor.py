@@ -35,6 +35,26 @@ def test_variables_are_set_or_not_and_their_values_are_not_shown() -> None:
     assert KEY not in done.stdout
 
 
+def test_a_library_of_any_extra_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    extras = [
+        name for name in metadata.metadata("onion-agent-runtime").get_all("Provides-Extra") or () if name != "all"
+    ]
+    assert "openai-agents" in extras
+    needed = {line.split(">=")[0] for line in metadata.requires("onion-agent-runtime") or () if "extra ==" not in line}
+    real = metadata.version
+
+    def version(name: str) -> str:
+        if name not in needed:
+            raise metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(doctor, "version", version)
+    done = invoke("doctor")
+    assert (done.exit_code, "broken" in done.stdout) == (0, False)
+    for extra in extras:
+        assert state_of(extra, done.stdout) == f"- pip install 'onion-agent-runtime[{extra}]'"
+
+
 @pytest.mark.parametrize(
     ("answer", "code", "says"),
     [

@@ -23,7 +23,7 @@ from agent_runtime_adapters.cli.terminal import console, entry
 
 _DISTRIBUTION = "onion-agent-runtime"
 _OLDEST_PYTHON = (3, 11)
-_REQUIREMENT = re.compile(r"([\w.-]+)(?:\[[\w,]+\])?(?:>=([\d.]+))?[^;]*(?:;.*extra == ['\"](\w+)['\"])?.*")
+_REQUIREMENT = re.compile(r"([\w.-]+)(?:\[[\w,.-]+\])?(?:>=([\d.]+))?[^;]*(?:;.*extra == ['\"]([\w.-]+)['\"])?.*")
 
 State = Literal["ok", "missing", "broken"]
 _MARKS = {"ok": ("ok", "green"), "missing": ("-", "dim"), "broken": ("broken", "bold red")}
