@@ -89,12 +89,12 @@ def sole(plugins: Sequence[Plugin]) -> Plugin:
     return plugins[0]
 
 
-def load(plugin: Plugin, group: str) -> object:
-    """Import what `plugin` names; a `ConfigurationError` says why it cannot be."""
+def load(plugin: Plugin, group: str, *, what: str | None = None) -> object:
+    """Import what `plugin` names; a `ConfigurationError` says why it cannot be, of `what` where a library is missing."""
     try:
         found: object = EntryPoint(plugin.name, plugin.target, group).load()
     except ImportError as error:
-        raise ConfigurationError(f"plugin {plugin} does not import: {error}") from error
+        raise ConfigurationError(f"{what or f'plugin {plugin} does not import'}: {error}") from error
     except (Exception, SystemExit) as error:  # a plugin's module may raise anything
         raise ConfigurationError(f"plugin {plugin} does not import: {type(error).__name__}: {error}") from error
     return found

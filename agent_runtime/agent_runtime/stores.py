@@ -132,7 +132,7 @@ def open_stores(url: str, **options: object) -> Stores:
             f"no installed distribution opens stores at {scheme[:60]!r}{suggestion(scheme, names)}; there are: "
             f"{', '.join(names)}"
         )
-    opener = cast(OpenStores, load(sole(known), STORES))
+    opener = cast(OpenStores, load(sole(known), STORES, what=f"stores at {scheme}"))
     try:
         return opener(url, **options)
     except TypeError as error:

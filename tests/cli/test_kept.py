@@ -58,15 +58,26 @@ def test_memory_is_refused_with_the_reason() -> None:
     )
 
 
-def test_a_missing_library_is_told_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.startswith("agent_runtime_adapters.redis")]:
+@pytest.mark.parametrize(
+    ("scheme", "extra", "library"),
+    [
+        ("redis+sentinel", "redis", "redis"),
+        ("mongodb", "mongodb", "pymongo"),
+        ("mongodb+srv", "mongodb", "pymongo"),
+        ("postgresql", "postgres", "asyncpg"),
+    ],
+)
+def test_a_missing_library_is_told_with_the_extra(
+    scheme: str, extra: str, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = (f"agent_runtime_adapters.{extra}", library)
+    for name in [name for name in sys.modules if name in parts or name.startswith(tuple(f"{part}." for part in parts))]:
         monkeypatch.delitem(sys.modules, name)
-    for name in [name for name in sys.modules if name == "redis" or name.startswith("redis.")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "redis", None)
-    done = invoke("sessions", "list", "--db", NOBODY)
+    monkeypatch.setitem(sys.modules, library, None)
+    done = invoke("sessions", "list", "--db", f"{scheme}://ann:{PASSWORD}@127.0.0.1:1/0")
     assert done.exit_code == 2
-    assert "onion-agent-runtime[redis]" in done.stderr
+    assert done.stderr.startswith(f"error: stores at {scheme}: stores ")
+    assert f"pip install 'onion-agent-runtime[{extra}]'" in done.stderr
     assert PASSWORD not in done.output
 
 

@@ -81,6 +81,15 @@ async def test_a_distribution_adds_a_scheme(tmp_path: Path, monkeypatch: pytest.
     assert await open_stores("shelf://wall", width=3).sessions.count(ANN) == 0
 
 
+def test_a_backend_whose_library_is_missing_is_told_as_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bare = 'raise ImportError("a shelf needs wood: pip install wood")'
+    install(tmp_path, "bare", {"bare": "bare:open_shelf"}, group=STORES, bare=bare)
+    put_on_path(tmp_path, monkeypatch)
+    with pytest.raises(ConfigurationError) as caught:
+        open_stores("bare://wall")
+    assert str(caught.value) == "stores at bare: a shelf needs wood: pip install wood"
+
+
 async def test_a_namespace_is_a_place_of_its_own_that_is_erased(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/stores.db"
     async with open_stores(url) as mine:
