@@ -186,6 +186,14 @@ async def test_a_database_and_a_user_that_are_not_there_are_told_without_the_ser
         assert not any(word in str(caught.value) for word in (SECRET, "nobody", "nowhere", "FATAL"))
 
 
+@pytest.mark.parametrize("parameter", ["foo=bar", "work_mem=much", "shared_buffers=1", "sslmode=maybe"])
+async def test_a_parameter_of_the_url_that_is_wrong_is_told_as_that(
+    opened: Callable[..., PostgresDatabase], postgres_url: str, parameter: str
+) -> None:
+    with pytest.raises(ConfigurationError, match="parameters"):
+        await use(opened(url=f"{postgres_url}?{parameter}"))
+
+
 async def test_a_port_that_nobody_listens_on_is_an_outage(opened: Callable[..., PostgresDatabase]) -> None:
     with pytest.raises(StoreUnavailable, match="cannot be reached"):
         await use(opened(url=f"postgresql://postgres@127.0.0.1:{free_port()}/postgres"))

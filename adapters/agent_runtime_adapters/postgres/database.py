@@ -10,7 +10,7 @@ import asyncpg
 
 from agent_runtime import AgentRuntimeError, ConfigurationError, StoreServer
 from agent_runtime_adapters.postgres.connections import Connection, Connections, Rows
-from agent_runtime_adapters.postgres.failures import is_lost, is_undone, translated, unreached
+from agent_runtime_adapters.postgres.failures import is_lost, is_undone, translated, unopened, unreached
 from agent_runtime_adapters.postgres.fitness import Durability, check, is_pooled
 from agent_runtime_adapters.postgres.migrations import migrate
 
@@ -135,7 +135,7 @@ class PostgresDatabase(StoreServer[Connections]):
         try:
             return await connections.take()
         except Exception as error:  # nothing was sent, whatever it is
-            raise unreached(error, self.name) from error
+            raise unopened(error, self.name) from error
 
     async def _fetched(self, connections: Connections, statement: str, values: Sequence[object]) -> Rows:
         connection = await self._taken(connections)

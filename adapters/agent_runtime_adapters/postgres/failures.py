@@ -41,6 +41,9 @@ _STUCK: Mapping[str, str] = MappingProxyType(
         "42": "{} has other tables or functions in the schema than this library made: somebody has changed them",
     }
 )
+# SQLSTATEs that say something else of a connection that is being made: the server takes the parameters of the URL for settings.
+_SETTINGS = frozenset({"42704", "22023", "55P02"})
+
 _MISCONFIGURED: Mapping[str, str] = MappingProxyType(
     {
         "28": "{} refuses this user, or the password",
@@ -76,13 +79,20 @@ def translated(error: Exception, name: str) -> AgentRuntimeError | None:
     return StoreUnavailable(f"{name} has closed the connection") if _is_unsent(error) else None
 
 
-def unreached(error: Exception, name: str) -> AgentRuntimeError:
-    """The error of a call for which there was no connection, so that nothing was done."""
+def unopened(error: Exception, name: str) -> AgentRuntimeError:
+    """The error of a call for which no connection was free, or could be made, so that nothing was done."""
     if isinstance(error, Busy):
         return StoreUnavailable(f"{name} had no connection free in time, and took no other (max_connections, timeout)")
+    if isinstance(error, asyncpg.ClientConfigurationError | ValueError) or _state(error) in _SETTINGS:
+        return ConfigurationError(
+            f"{name} cannot be reached as the URL says: one of the parameters after its ? is not known, or has a wrong value"
+        )
+    return unreached(error, name)
+
+
+def unreached(error: Exception, name: str) -> AgentRuntimeError:
+    """The error of a connection that was lost while it was made ready, so that nothing was done."""
     ours = translated(error, name)
-    if isinstance(error, asyncpg.ClientConfigurationError | ValueError):
-        return ConfigurationError(f"{name} cannot be reached as the URL says: one of its parameters is wrong")
     return StoreUnavailable(f"{name} cannot be reached") if ours is None or isinstance(ours, OutcomeUnknown) else ours
 
 
