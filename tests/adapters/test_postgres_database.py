@@ -2,8 +2,10 @@
 
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
+from socket import create_server
 from subprocess import PIPE, Popen
 from urllib.parse import urlsplit
 
@@ -197,6 +199,13 @@ async def test_a_parameter_of_the_url_that_is_wrong_is_told_as_that(
 async def test_a_port_that_nobody_listens_on_is_an_outage(opened: Callable[..., PostgresDatabase]) -> None:
     with pytest.raises(StoreUnavailable, match="cannot be reached"):
         await use(opened(url=f"postgresql://postgres@127.0.0.1:{free_port()}/postgres"))
+
+
+async def test_a_port_where_something_else_listens_is_told_as_that(opened: Callable[..., PostgresDatabase]) -> None:
+    with closing(create_server(("127.0.0.1", 0))) as silent:
+        database = opened(url=f"postgresql://postgres@127.0.0.1:{silent.getsockname()[1]}/postgres", timeout=0.2)
+        with pytest.raises(StoreUnavailable, match="something else listens there"):
+            await use(database)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,11 @@ _LAST_WORDS = 1.0  # seconds for a connection to say goodbye, or to have its sta
 
 
 class Busy(Exception):
-    """No connection was free in time, or made in time."""
+    """No connection was free in time, and no more may be made."""
+
+
+class Late(Exception):
+    """No connection was made in time."""
 
 
 class Connections:
@@ -43,13 +47,13 @@ class Connections:
         self._idle: list[tuple[Connection, float]] = []
 
     async def take(self) -> Connection:
-        """One for the caller alone, who gives it back. Raises `Busy` after `patience` seconds, and what `connect` does."""
+        """One for the caller alone, who gives it back. Raises `Busy` or `Late` after `patience` seconds, and what `connect` does."""
         try:
             self._places.acquire_nowait()
         except anyio.WouldBlock:
-            await self._patiently(self._places.acquire())
+            await self._patiently(self._places.acquire(), Busy)
         try:
-            return self._used() or await self._patiently(self._connect())
+            return self._used() or await self._patiently(self._connect(), Late)
         except BaseException:
             self._places.release()
             raise
@@ -93,7 +97,7 @@ class Connections:
             connection.terminate()
         return None
 
-    async def _patiently(self, wait: Awaitable[Any]) -> Any:
+    async def _patiently(self, wait: Awaitable[Any], late: type[Exception]) -> Any:
         with anyio.move_on_after(self._patience):
             return await wait
-        raise Busy
+        raise late

@@ -14,7 +14,7 @@ from agent_runtime import (
     OutcomeUnknown,
     StoreUnavailable,
 )
-from agent_runtime_adapters.postgres.connections import Busy
+from agent_runtime_adapters.postgres.connections import Busy, Late
 
 # Of these the server says that it has undone all of the statement, and that the same may go well at once.
 _UNDONE = frozenset({"40001", "40P01", "57P01", "57P05"})
@@ -83,6 +83,10 @@ def unopened(error: Exception, name: str) -> AgentRuntimeError:
     """The error of a call for which no connection was free, or could be made, so that nothing was done."""
     if isinstance(error, Busy):
         return StoreUnavailable(f"{name} had no connection free in time, and took no other (max_connections, timeout)")
+    if isinstance(error, Late):
+        return StoreUnavailable(
+            f"{name} let no connection be made in time (timeout): it is overloaded, or something else listens there"
+        )
     if isinstance(error, asyncpg.ClientConfigurationError | ValueError) or _state(error) in _SETTINGS:
         return ConfigurationError(
             f"{name} cannot be reached as the URL says: one of the parameters after its ? is not known, or has a wrong value"
