@@ -1,9 +1,10 @@
 """All stores behind one URL, so that a service moves to another backend by changing it."""
 
+import inspect
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeAlias, cast
+from typing import Any, Protocol, Self, TypeAlias, cast, get_args
 
 from agent_runtime.errors import ConfigurationError
 from agent_runtime.event_log import EventLog, LogBounds
@@ -27,6 +28,7 @@ removes; `clock` gives Unix seconds in the place of the backend's clock; `log_bo
 """
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*", re.IGNORECASE)
+_NOT_TAKEN = re.compile(r"unexpected keyword argument '(\w+)'")
 
 
 class Resource(Protocol):
@@ -136,15 +138,37 @@ def open_stores(url: str, **options: object) -> Stores:
     try:
         return opener(url, **options)
     except TypeError as error:
-        raise ConfigurationError(f"stores at {scheme}: {error}") from error
+        raise ConfigurationError(f"stores at {scheme}{_reason(error, opener)}") from error
+
+
+def _reason(error: TypeError, opener: OpenStores) -> str:
+    refused = _NOT_TAKEN.search(str(error))
+    if refused is None:
+        return f": {error}"
+    names = sorted(_options(opener))
+    return f" take no option {refused[1]!r}{suggestion(refused[1], names)}; there are: {', '.join(names) or 'none'}"
+
+
+def _options(opener: OpenStores) -> Iterator[str]:
+    """The names of the options, those of `**options: Unpack[...]` among them."""
+    for parameter in inspect.signature(opener).parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            yield parameter.name
+        for options in get_args(parameter.annotation) if parameter.kind is parameter.VAR_KEYWORD else ():
+            yield from getattr(options, "__annotations__", ())
 
 
 def open_memory(
-    url: str, *, namespace: str | None = None, log_bounds: LogBounds | None = None, **options: Any
+    url: str,
+    *,
+    namespace: str | None = None,
+    clock: Callable[[], float] | None = None,
+    log_bounds: LogBounds | None = None,
 ) -> Stores:
     """Stores in this process's memory, new ones for each call, for `memory:`. Options: `clock`, `log_bounds`, `namespace`."""
     if url.lower() not in ("memory:", "memory://"):
         raise ConfigurationError("stores in memory have no place: write memory:")
+    options: dict[str, Any] = {} if clock is None else {"clock": clock}
     return Stores(
         "memory",
         sessions=MemorySessionStore(**options),

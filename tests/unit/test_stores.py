@@ -15,7 +15,12 @@ from agent_runtime import Stores, open_stores
 
 
 def open_shelf(url: str, *, width: int = 1) -> Stores:
+    assert 1 + width
     return open_stores("memory:")
+
+
+def open_open(url: str) -> Stores:
+    return open_shelf(url)
 """
 
 
@@ -70,9 +75,30 @@ def test_a_url_that_names_no_store_is_refused_with_what_there_is(url: str, words
     assert "hunter2" not in str(caught.value)
 
 
-def test_an_option_that_the_backend_does_not_take_is_named() -> None:
-    with pytest.raises(ConfigurationError, match=r"stores at memory: .*'colour'"):
-        open_stores("memory:", colour="red")
+@pytest.mark.parametrize(
+    ("url", "option", "words"),
+    [
+        ("memory:", "colour", "stores at memory take no option 'colour'; there are: clock, log_bounds, namespace"),
+        (
+            "sqlite:///x.db",
+            "synchronos",
+            "stores at sqlite take no option 'synchronos' (did you mean 'synchronous'?); there are: busy_timeout, clock, "
+            "log_bounds, namespace, synchronous",
+        ),
+        ("shelf://wall", "widht", "stores at shelf take no option 'widht' (did you mean 'width'?); there are: width"),
+        ("shelf://wall", "width", "stores at shelf: unsupported operand type(s) for +: 'int' and 'str'"),
+        ("open://wall", "width", "stores at open take no option 'width'; there are: none"),
+    ],
+)
+def test_an_option_that_the_backend_does_not_take_is_named_with_those_that_there_are(
+    url: str, option: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    openers = {"shelf": "shelf:open_shelf", "open": "shelf:open_open"}
+    install(tmp_path, "shelf", openers, group=STORES, shelf=OPENER)
+    put_on_path(tmp_path, monkeypatch)
+    with pytest.raises(ConfigurationError) as caught:
+        open_stores(url, **{option: "red"})
+    assert str(caught.value) == words
 
 
 async def test_a_distribution_adds_a_scheme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
