@@ -196,6 +196,11 @@ async def test_a_parameter_of_the_url_that_is_wrong_is_told_as_that(
         await use(opened(url=f"{postgres_url}?{parameter}"))
 
 
+async def test_a_server_without_tls_is_told_as_that(opened: Callable[..., PostgresDatabase], postgres_url: str) -> None:
+    with pytest.raises(ConfigurationError, match="TLS"):
+        await use(opened(url=f"{postgres_url}?sslmode=require"))
+
+
 async def test_a_port_that_nobody_listens_on_is_an_outage(opened: Callable[..., PostgresDatabase]) -> None:
     with pytest.raises(StoreUnavailable, match="cannot be reached"):
         await use(opened(url=f"postgresql://postgres@127.0.0.1:{free_port()}/postgres"))

@@ -91,6 +91,8 @@ def unopened(error: Exception, name: str) -> AgentRuntimeError:
         return ConfigurationError(
             f"{name} cannot be reached as the URL says: one of the parameters after its ? is not known, or has a wrong value"
         )
+    if isinstance(error, ConnectionError) and "rejected SSL upgrade" in str(error):
+        return ConfigurationError(f"{name} does not speak TLS, which the sslmode of its URL asks for")
     return unreached(error, name)
 
 
