@@ -438,6 +438,13 @@ async def test_a_password_that_is_wrong_is_told_without_it(program: Program) -> 
     assert "s3cret" not in f"{raised.value}{server.name}{server!r}"
 
 
+@pytest.mark.parametrize("database", [99, -1, 10**20])
+async def test_a_database_that_is_not_there_is_named(program: Program, database: int) -> None:
+    async with opened(f"redis://{HOST}:{program.port}/{database}") as server:
+        with pytest.raises(ConfigurationError, match=f"no database {database},"):
+            await add(server)
+
+
 async def test_nobody_there_is_an_outage() -> None:
     async with opened(f"redis://{HOST}:{free_port()}") as server:
         for _ in range(2):

@@ -10,7 +10,7 @@ from redis.exceptions import NoPermissionError, NoScriptError, RedisError, Respo
 
 import agent_runtime_adapters.redis.fitness as fitness
 from agent_runtime import StoreUnavailable
-from agent_runtime_adapters.redis.failures import REFUSED, is_demoted
+from agent_runtime_adapters.redis.failures import REFUSED, is_demoted, unselected
 from agent_runtime_adapters.redis.fitness import Durability
 from agent_runtime_adapters.redis.pipeline import Call
 from agent_runtime_adapters.redis.place import Place
@@ -50,8 +50,10 @@ class Connections:
         try:
             await _connect(connection)
             await self._check(connection)
-        except BaseException:
+        except BaseException as error:
             await connection.disconnect(nowait=True)
+            if isinstance(error, ResponseError) and (ours := unselected(error, place.name, place.database)):
+                raise ours from error
             raise
         return connection
 

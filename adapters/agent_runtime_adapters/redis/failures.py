@@ -88,6 +88,13 @@ def is_demoted(error: Exception) -> bool:
     return isinstance(error, (ReadOnlyError, BusyLoadingError, ClusterDownError))
 
 
+def unselected(error: ResponseError, name: str, database: int) -> ConfigurationError | None:
+    """The error of a connection whose server has no such database; `None` for what it says otherwise."""
+    if "out of range" not in str(error):  # SELECT is the only command then that has a number
+        return None
+    return ConfigurationError(f"{name} has no database {database}, which its URL names: 0 is always there")
+
+
 def _answered(error: ResponseError, name: str) -> AgentRuntimeError:
     """A server has read the command. Each answer but the last one says that it did nothing."""
     code = _code(error)
