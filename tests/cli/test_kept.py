@@ -142,7 +142,7 @@ def test_an_option_that_there_is_not_and_a_wrong_one_are_refused() -> None:
     wrong = (
         ("colour=red", "colour"),
         ("timeout=0", "timeout"),
-        ("timeout=soon", "redis"),
+        ("timeout=soon", "timeout is 'soon', and must be seconds above 0"),
     )
     for option, named in wrong:
         assert named in refusal(f"redis://localhost:6379/0#{option}")

@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any
 
 import anyio
 import pytest
@@ -264,8 +265,8 @@ def test_trio_is_refused() -> None:
         anyio.run(Numbers().do, forever, backend="trio")
 
 
-@pytest.mark.parametrize("timeout", [0, -1, math.inf, math.nan])
-def test_a_timeout_is_seconds(timeout: float) -> None:
+@pytest.mark.parametrize("timeout", [0, -1, math.inf, math.nan, "2", "abc", None])
+def test_a_timeout_is_seconds(timeout: Any) -> None:
     with pytest.raises(ConfigurationError, match="must be seconds above 0"):
         Numbers(timeout=timeout)
 
