@@ -192,12 +192,12 @@ def test_wrong_use_changes_nothing(
 
 def test_all_of_a_users_sessions_are_deleted_and_nobody_elses(db: Path, tmp_path: Path) -> None:
     words = ("sessions", "delete", "--user", "ann", "--db", str(db))
-    with terminal(*words, cwd=tmp_path, columns=90) as screen:
-        screen.after("1 of them has unfinished runs\nDelete all 3 sessions of user 'ann'? [y/N] ", b"\n")
+    with terminal(*words, cwd=tmp_path, columns=300) as screen:
+        screen.after(f"1 of them has unfinished runs\nDelete all 3 sessions of user 'ann' in {db}? [y/N] ", b"\n")
         assert screen.finish() == 1
     assert listed(db, "--user", "ann") == ["s0", "s1", "s2"]
     done = command(db, "delete", "--user", "ann", "--yes")
-    assert (done.exit_code, done.stdout, done.stderr) == (0, "", "deleted 3 sessions of user 'ann'\n")
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "", f"deleted 3 sessions of user 'ann' in {db}\n")
     assert listed(db, "--user", "bob", "--tenant", "acme") == ["s0", "s1"]
     again = command(db, "delete", "--user", "ann", "--yes", "--json")
     assert (again.exit_code, json.loads(again.stdout)) == (0, {"deleted": 0})

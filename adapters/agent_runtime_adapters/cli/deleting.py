@@ -33,13 +33,14 @@ def delete(
         raise CommandFailed("name a session, or with --user whose sessions")
     with opened(place.sessions()) as sessions:
         if session_id is None:
-            count = _delete_all(sessions, owner, yes=yes)
+            count = _delete_all(sessions, owner, place.name, yes=yes)
         else:
             count = _delete_one(sessions, session_id, owner, place.name, yes=yes)
     if as_json:
         print_json({"deleted": count})
     elif session_id is None:
-        notice(f"deleted {count:,} sessions of user {of(owner)}" if count else f"no sessions of user {of(owner)}")
+        done = f"deleted {count:,} sessions" if count else "no sessions"
+        notice(f"{done} of user {of(owner)} in {place.name}")
 
 
 def _delete_one(sessions: OpenSessions, session_id: str, owner: Owner, name: str, *, yes: bool) -> int:
@@ -53,13 +54,14 @@ def _delete_one(sessions: OpenSessions, session_id: str, owner: Owner, name: str
     return 1
 
 
-def _delete_all(sessions: OpenSessions, owner: Owner, *, yes: bool) -> int:
+def _delete_all(sessions: OpenSessions, owner: Owner, name: str, *, yes: bool) -> int:
     """How many there were. One at a time, so that it can be told how far it is, and go on where it was cut short."""
     wanted = names(sessions, owner)
     if not wanted:
         return 0
     if not yes:
-        confirm(f"Delete all {len(wanted):,} sessions of user {of(owner)}?", *_stake(sessions, owner, wanted))
+        question = f"Delete all {len(wanted):,} sessions of user {of(owner)} in {name}?"
+        confirm(question, *_stake(sessions, owner, wanted))
     count = 0
     with steps(len(wanted), "deleted") as step:
         for session_id in wanted:
