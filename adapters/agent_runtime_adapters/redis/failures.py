@@ -61,6 +61,8 @@ _REFUSING: Mapping[str, str] = MappingProxyType(
 def translated(error: Exception, name: str) -> AgentRuntimeError | None:
     """`StoreServer.translated` for Redis; `name` is the server's."""
     if isinstance(error, (AuthenticationError, AuthorizationError)):
+        if _code(error) == "NOAUTH":
+            return ConfigurationError(f"{name} asks for a password, and its URL has none")
         return ConfigurationError(f"{name} does not accept the user and password of its URL")
     if isinstance(error, ResponseError):
         return _answered(error, name)
@@ -114,6 +116,6 @@ def _answered(error: ResponseError, name: str) -> AgentRuntimeError:
     )
 
 
-def _code(error: ResponseError) -> str:
+def _code(error: Exception) -> str:
     status: str | None = getattr(error, "status_code", None)
     return status or str(error).partition(" ")[0]
