@@ -140,6 +140,19 @@ def test_a_session_that_is_damaged_or_something_else_is_told_and_the_others_are_
     assert listed(other) == ["s0", "s1"]
 
 
+@pytest.mark.parametrize("words", [(), ("--session", "s7")], ids=str)
+def test_a_file_that_is_no_export_is_named_with_what_is_expected(tmp_path: Path, words: tuple[str, ...]) -> None:
+    file, other = tmp_path / "notes.txt", tmp_path / "other.db"
+    file.write_text("Just some notes, and nothing else.")
+    done = command(other, "import", str(file), *words)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"error: {file} cannot be imported: the exported session cannot be read: it does not start like a record\n"
+        "hint:  it takes a file that `agent-runtime sessions export` wrote\n"
+    )
+    assert not other.exists()
+
+
 @pytest.mark.parametrize("cut", [2, 100, -1])
 def test_an_export_that_was_cut_short_is_refused(db: Path, tmp_path: Path, cut: int) -> None:
     file, other = tmp_path / "ann.zip", tmp_path / "other.db"

@@ -87,7 +87,7 @@ def import_sessions(
     place, owner = kept(db), Owner(tenant_id=tenant, user_id=user)
     with parts(file) as (each, is_archive):
         if not is_archive:
-            _import_one(each[0].read(), session, owner, place, as_json=as_json)
+            _import_one(file, each[0].read(), session, owner, place, as_json=as_json)
             return
         if session is not None:
             raise CommandFailed(f"--session names one session, and {file} is an archive of all that a user has")
@@ -153,13 +153,17 @@ def _write_all(sessions: OpenSessions, owner: Owner, name: str, output: Path | N
     return count, left
 
 
-def _import_one(data: bytes, session_id: str | None, owner: Owner, place: Kept, *, as_json: bool) -> None:
-    name = exported_session_id(data) if session_id is None else session_id
-
-    async def check() -> None:
+def _import_one(file: Path, data: bytes, session_id: str | None, owner: Owner, place: Kept, *, as_json: bool) -> None:
+    async def check() -> str:
+        name = exported_session_id(data) if session_id is None else session_id
         await SessionManager(MemorySessionStore()).import_session(data, owner=owner, session_id=name)
+        return name
 
-    anyio.run(check)  # what cannot be read makes no file
+    try:
+        name = anyio.run(check)  # what cannot be read makes no file
+    except CorruptRecord as error:
+        hint = "it takes a file that `agent-runtime sessions export` wrote"
+        raise CommandFailed(f"{file} cannot be imported: {error}", hint=hint, code=FAILED) from error
     with opened(place.sessions()) as sessions:
         there = sessions.ask(sessions.manager.exists, name, owner=owner)
         made = sessions.ask(sessions.manager.import_session, data, owner=owner, session_id=name)
