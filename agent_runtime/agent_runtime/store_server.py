@@ -34,7 +34,7 @@ class StoreServer(ABC, Generic[C]):
     """
 
     def __init__(self, name: str, *, timeout: float = 5.0) -> None:
-        is_number = isinstance(timeout, int | float)  # pyright: ignore[reportUnnecessaryIsInstance]  # from a URL, it may be text
+        is_number = isinstance(timeout, int | float)  # pyright: ignore[reportUnnecessaryIsInstance]  # may be text
         if not is_number or not 0 < timeout < math.inf:
             raise ConfigurationError(f"timeout is {timeout!r}, and must be seconds above 0")
         self.name = name
