@@ -35,6 +35,11 @@ from agent_runtime_middleware.rate_limit.tokens import CallSeen, RunSeen, wanted
 OnStoreFailure: TypeAlias = Literal["local", "refuse", "allow"]
 
 _LAST_WORDS = 2.0  # seconds in which what was used is written down, whatever becomes of the run
+_MEANWHILE: dict[OnStoreFailure, str] = {
+    "local": "counts in this process, more strictly, without its store",
+    "refuse": "refuses everything without its store",
+    "allow": "lets everything pass without its store",
+}
 _FAILURES = (StoreUnavailable, OutcomeUnknown, CorruptRecord)
 
 
@@ -91,7 +96,7 @@ class RateLimitMiddleware(BaseMiddleware):
         _check(quotas, stage, on_store_failure, local_share, timeout)
         if not (store is None or (hasattr(store, "take") and hasattr(store, "settle"))):
             raise ConfigurationError(f"RateLimitMiddleware(store=...): a {type(store).__name__} is no RateLimitStore")
-        self._outage = StoreOutage()
+        self._outage = StoreOutage(_MEANWHILE[on_store_failure])
         self._timeout = timeout
         self._store: RateLimitStore = MemoryRateLimitStore() if store is None else store
         self._local = MemoryRateLimitStore()
@@ -151,7 +156,7 @@ class RateLimitMiddleware(BaseMiddleware):
             taken = await self._take_in_time(store, charges, wanted.context)
         except _FAILURES as error:
             if self._on_store_failure == "refuse":
-                self._outage.failures += 1
+                self._outage.raised(self.name, error)
                 raise
             await self._outage.failed(self.name, stage, wanted.context, error)
             if self._on_store_failure == "allow":

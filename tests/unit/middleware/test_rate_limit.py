@@ -635,6 +635,25 @@ async def test_an_outage_is_told_once_in_the_log(caplog: pytest.LogCaptureFixtur
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
 
 
+@pytest.mark.parametrize(
+    ("then", "told"),
+    [
+        ("local", "counts in this process, more strictly, without its store"),
+        ("refuse", "refuses everything without its store"),
+        ("allow", "lets everything pass without its store"),
+    ],
+)
+async def test_the_log_says_what_the_layer_does_in_an_outage(
+    caplog: pytest.LogCaptureFixture, then: OnStoreFailure, told: str
+) -> None:
+    store = WatchedLimits()
+    store.before_take = fails_with(AWAY)
+    await around(layer_over(store, then)).execute(by())
+    assert [record.getMessage() for record in caplog.records] == [
+        f"RateLimitMiddleware {told}, which fails: the store is away"
+    ]
+
+
 async def test_a_bug_in_a_store_is_no_failure_of_it() -> None:
     store = WatchedLimits()
     store.before_take = fails_with(KeyError("a bug"))
