@@ -461,10 +461,10 @@ async def test_nobody_there_is_an_outage() -> None:
     [
         ("redis://h", "Redis at h:6379"),
         ("redis://u:p@h:1/3", "Redis at h:1"),
-        ("rediss://:p%40@[::1]:7/0?ssl_check_hostname=false", "Redis at [::1]:7"),
+        ("rediss://:p%40@[::1]:7/0?ssl_check_hostname=false", "Redis at [::1]:7 by TLS"),
         ("redis+sentinel://a,b:2/mine/1", "Redis 'mine' at a:26379,b:2"),
         ("redis+cluster://u:p@a,b:2", "the Redis cluster at a:6379,b:2"),
-        ("rediss+cluster://a", "the Redis cluster at a:6379"),
+        ("rediss+cluster://a", "the Redis cluster at a:6379 by TLS"),
     ],
 )
 def test_a_url_says_where_it_is(url: str, name: str) -> None:

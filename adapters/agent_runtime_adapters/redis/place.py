@@ -40,6 +40,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     def name(self) -> str:
         """For people: without user and password."""
         hosts = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.hosts)
+        hosts += " by TLS" if self.is_encrypted else ""
         if self.kind == "single":
             return f"Redis at {hosts}"
         return f"the Redis cluster at {hosts}" if self.kind == "cluster" else f"Redis {self.service!r} at {hosts}"
