@@ -73,6 +73,8 @@ class _Mortal:
 
     def __getattr__(self, name: str) -> Any:
         real = getattr(self._real, name)
+        if name == "topology_description":
+            return real
         if name in ("client", "admin"):
             return _Mortal(self._database, real)
 

@@ -23,6 +23,7 @@ from agent_runtime import AgentRuntimeError, Message, SessionManager, SessionSto
 
 TURNS = 2
 AT_ONCE = 8
+_FEWER = 50  # calls of conversations that are left out for each of those that are repeated
 DIFFERENT = "repeated writes that were not harmless"
 HOWS: Sequence[How] = get_args(How)
 
@@ -59,11 +60,11 @@ class Outages:
                     for times in (1, 4):
                         group.start_soon(self.conversation, at, how, times)
 
-    async def repetitions(self) -> None:
+    async def repetitions(self, stride: int) -> None:
         """Of no write of a session manager is the outcome known, at first: it is repeated, and nothing is different."""
         sound = FailingStore(self._store, 0, HOWS[0])
         expected = await self._upkeep(sound)
-        for at in range(1, sound.calls + 1):
+        for at in range(1, sound.calls + 1, stride):
             for how in HOWS[2:]:
                 failing = FailingStore(self._store, at, how)
                 try:
@@ -112,7 +113,7 @@ async def outage(store: str, count: int, seed: int) -> Figure:
         async with STORES[store](Path(place), **options) as opened:
             outages = Outages(opened, Path(place))
             await outages.conversations(count)
-            await outages.repetitions()
+            await outages.repetitions(max(1, count // _FEWER))
     return outages.tally.figure("R2", store, outages.trials, "failing store calls", seed=None, since=since)
 
 

@@ -25,7 +25,7 @@ durable = pytest.mark.parametrize("store", DURABLE, indirect=True)
 every = pytest.mark.parametrize("store", STORES, indirect=True)
 
 
-SLOWER = {"mongodb": 3}  # how many times as long as the others the server of the tests takes
+SLOWER = {"mongodb": 4}  # how many times as long as the others the server of the tests takes
 
 
 def made(program: Program, store: str, *, few: int, full: int) -> Figure:
