@@ -38,7 +38,7 @@ class StoreServer(ABC, Generic[C]):
         if not is_number or not 0 < timeout < math.inf:
             raise ConfigurationError(f"timeout is {timeout!r}, and must be seconds above 0")
         self.name = name
-        self.timeout = timeout
+        self.timeout = float(timeout)
         self._background = Background()
         self._connection: C | None = None
         self._connecting: asyncio.Lock | None = None

@@ -1,6 +1,7 @@
 """The stores in MongoDB keep their promises when the server, the network or a caller fails."""
 
 import gc
+import os
 from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -12,7 +13,7 @@ from tests.servers.program import HOST, Program, running
 
 from agent_runtime import Stores
 from agent_runtime.ids import new_id
-from agent_runtime.testing import ServerFault, StoreFaultsContract
+from agent_runtime.testing import ServerFault, StoreFaultsContract, StoreSharingContract
 from agent_runtime_adapters.mongodb import open_mongodb
 
 # The driver leaves a socket to the garbage collector when it is closed while it connects to a server that is gone.
@@ -41,6 +42,7 @@ def looks() -> Generator[None]:
     gc.collect()  # here, where what is said of sockets is known
 
 
+SOAK = os.environ.get("AGENT_RUNTIME_SOAK") == "1"
 _WRITES = ("insert", "update", "delete", "findAndModify")
 _FAILING: Mapping[ServerFault, Mapping[str, object]] = {
     ServerFault.DROPPED: {"failCommands": (*_WRITES, "find", "aggregate"), "closeConnection": True},
@@ -49,7 +51,9 @@ _FAILING: Mapping[ServerFault, Mapping[str, object]] = {
 }
 
 
-class TestMongoFaults(StoreFaultsContract):
+class OnMongo:
+    """The contract on the module's server, in a database of each test's own."""
+
     timeout = 1.5
 
     @pytest.fixture(autouse=True)
@@ -68,6 +72,16 @@ class TestMongoFaults(StoreFaultsContract):
 
     def at_work(self, cause: ServerFault) -> AbstractContextManager[object]:
         return at_work(self._program, cause)
+
+
+class TestMongoSharing(OnMongo, StoreSharingContract):
+    """What two have at the same time."""
+
+
+if SOAK:  # of a slow server
+
+    class TestMongoFaults(OnMongo, StoreFaultsContract):
+        """And what they are told when the server or the network fails."""
 
 
 @contextmanager

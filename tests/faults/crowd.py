@@ -7,7 +7,7 @@ blocks of tables and indexes that were looked at.
 
 import secrets
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import anyio
@@ -111,10 +111,8 @@ class Crowd:
         assert not isinstance(made, Refusal), made
 
 
-async def _length(found: Awaitable[object]) -> int:
-    listed = await found
-    assert isinstance(listed, list | tuple)
-    return len(listed)
+async def _length(found: Awaitable[Sequence[object]]) -> int:
+    return len(await found)
 
 
 async def crowd(store: str, count: int, seed: int) -> Figure:

@@ -116,11 +116,15 @@ def test_a_backend_whose_library_is_missing_is_told_as_it_says(tmp_path: Path, m
     assert str(caught.value) == "stores at bare: a shelf needs wood: pip install wood"
 
 
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
 async def test_a_namespace_is_a_place_of_its_own_that_is_erased(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/stores.db"
     async with open_stores(url) as mine:
         await make_session(mine)
-        before = sorted(tmp_path.iterdir())
+        before = names_in(tmp_path)
         async with open_stores(url, namespace="try_out", log_bounds=LogBounds(max_events=1)) as tried:
             assert await tried.sessions.count(ANN) == 0
             await make_session(tried)
@@ -129,7 +133,7 @@ async def test_a_namespace_is_a_place_of_its_own_that_is_erased(tmp_path: Path) 
             assert page is not None
             assert page.first == 2
             await tried.erase()
-        assert sorted(tmp_path.iterdir()) == before
+        assert names_in(tmp_path) == before
         assert await mine.sessions.count(ANN) == 1
         with pytest.raises(ConfigurationError, match="was not opened with a namespace of its own, and is not erased"):
             await mine.erase()
