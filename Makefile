@@ -4,6 +4,8 @@ VENV ?= .venv
 LITELLM_VENV = $(VENV)-litellm
 PYTHON ?= $(shell .ci/find-python)
 WORKERS ?= 2
+# Of tests that wait for servers and programs.
+WAITING ?= 3
 RUN = $(VENV)/bin/python -m
 SOURCES = agent_runtime middleware adapters tests examples benchmarks
 VERSIONS = 3.11 3.12 3.13
@@ -30,8 +32,8 @@ test: servers $(VENV)/.dev-installed $(LITELLM_VENV)/.installed  ## Run all test
 	$(RUN) coverage run -m pytest -n $(WORKERS) $(COVERING:%=tests/%)
 	$(RUN) coverage combine --quiet
 	$(RUN) coverage report
-	$(RUN) pytest -n $(WORKERS) tests $(COVERING:%=--ignore=tests/%) -k "not mongo"
-	$(RUN) pytest -n $(WORKERS) tests $(COVERING:%=--ignore=tests/%) -k mongo $(DRIVER_LEAVES_SOCKETS)
+	$(RUN) pytest -n $(WAITING) tests $(COVERING:%=--ignore=tests/%) -k "not mongo"
+	$(RUN) pytest -n $(WAITING) tests $(COVERING:%=--ignore=tests/%) -k mongo $(DRIVER_LEAVES_SOCKETS)
 	$(LITELLM_VENV)/bin/python -m pytest tests/adapters_litellm
 
 test-all:  ## Run all tests on Python 3.11, 3.12 and 3.13, each in an environment of its own.
