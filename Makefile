@@ -33,7 +33,7 @@ test: servers $(VENV)/.dev-installed $(LITELLM_VENV)/.installed  ## Run all test
 	$(RUN) coverage combine --quiet
 	$(RUN) coverage report
 	$(RUN) pytest -n $(WAITING) tests $(COVERING:%=--ignore=tests/%) -k "not mongo"
-	$(RUN) pytest -n $(WAITING) tests $(COVERING:%=--ignore=tests/%) -k mongo $(DRIVER_LEAVES_SOCKETS)
+	$(RUN) pytest -n $(WORKERS) tests $(COVERING:%=--ignore=tests/%) -k mongo $(DRIVER_LEAVES_SOCKETS)
 	$(LITELLM_VENV)/bin/python -m pytest tests/adapters_litellm
 
 test-all:  ## Run all tests on Python 3.11, 3.12 and 3.13, each in an environment of its own.
