@@ -71,6 +71,8 @@ class Program(ABC):
     def pause(self) -> None:
         """From now on it takes connections and says nothing."""
         self._signal(signal.SIGSTOP)
+        if self._process is not None:
+            os.waitpid(self._process.pid, os.WUNTRACED)  # until then it may still answer
 
     def go_on(self) -> None:
         self._signal(signal.SIGCONT)
