@@ -276,7 +276,7 @@ async def test_an_answer_that_came_out_of_a_cancelled_call_is_not_kept() -> None
     executor = AgentExecutor(config=AgentConfig(name="support"), llm_client=Swallows([]), middleware=[cache])
     assert (await executor.execute(ASKED)).error_type == ErrorType.CANCELLED
     client = ScriptedLLMClient(["whole"])
-    client.identity = f"{Swallows.__module__}.{Swallows.__qualname__}"  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    client.identity = f"{Swallows.__module__}.{Swallows.__qualname__}"  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]  # a client may have one
     executor = AgentExecutor(config=AgentConfig(name="support"), llm_client=client, middleware=[cache])
     assert (await executor.execute(ASKED)).output == "whole"
 

@@ -99,7 +99,7 @@ RESPONSE = KeptResponse(lifetime=300.0, message=ANSWER, finish_reason="stop", mo
 class Later(Entry, frozen=True, kw_only=True, tag="response"):
     """What a later version may keep: another schema, or one field more."""
 
-    schema: int = 2  # type: ignore[assignment]  # pyright: ignore[reportIncompatibleVariableOverride]
+    schema: int = 2  # type: ignore[assignment]  # pyright: ignore[reportIncompatibleVariableOverride]  # a newer one
     message: Message = ANSWER
     finish_reason: str = "stop"
     model: str | None = None
